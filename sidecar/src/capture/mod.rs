@@ -1,0 +1,82 @@
+//! Sources of packets. All give the same whole packets, so all give the same records.
+
+use std::time::Duration;
+
+use podtap_wire::SourceKind;
+
+use crate::pipeline::Skip;
+
+/// What the first bytes of a packet are (numbers of the LINKTYPE registry).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LinkType {
+    /// LINKTYPE_NULL (0): loopback with a 4-byte address family in the byte order of the capturing host.
+    Null,
+    /// LINKTYPE_ETHERNET (1).
+    Ethernet,
+    /// LINKTYPE_RAW (101), LINKTYPE_IPV4 (228), LINKTYPE_IPV6 (229): begins with the IP header.
+    Raw,
+    /// LINKTYPE_LOOP (108): like Null, network byte order.
+    Loop,
+    /// LINKTYPE_LINUX_SLL (113).
+    LinuxSll,
+    /// LINKTYPE_LINUX_SLL2 (276).
+    LinuxSll2,
+}
+
+/// One packet as its source lends it.
+#[derive(Clone, Copy, Debug)]
+pub struct CapturedPacket<'a> {
+    /// Kernel (or file) time stamp, nanoseconds since the Unix epoch.
+    pub timestamp_ns: u64,
+    /// Small number of the interface within this run, the same for the whole run.
+    pub interface: u32,
+    /// How `data` begins.
+    pub link_type: LinkType,
+    /// Captured bytes.
+    pub data: &'a [u8],
+    /// Length on the wire; larger than `data` when the packet was cut.
+    pub original_length: u32,
+}
+
+/// Totals of a source since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SourceCounters {
+    /// Packets that reached the source's socket or were read from the file.
+    pub received: u64,
+    /// Packets that the kernel dropped because the ring was full.
+    pub kernel_dropped: u64,
+    /// Packets that the interface or its driver dropped.
+    pub interface_dropped: u64,
+    /// Packets left out on purpose by the kernel program because the decoder asked to skip them.
+    pub skipped_packets: u64,
+    /// Their TCP payload bytes.
+    pub skipped_bytes: u64,
+    /// Packets that the user's filter excluded.
+    pub filtered: u64,
+}
+
+/// Whether more packets can come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceState {
+    /// More may come.
+    Open,
+    /// The capture file was read to its end.
+    Ended,
+}
+
+/// A source of packets.
+pub trait Source: Send {
+    /// Hands the packets at hand to `handle`, waiting at most `timeout` for the first; returns after a bounded number.
+    fn poll(&mut self, timeout: Duration, handle: &mut dyn FnMut(CapturedPacket<'_>)) -> Result<SourceState, CaptureError>;
+    /// Totals so far.
+    fn counters(&mut self) -> SourceCounters;
+    /// Asks for a flow's bytes before a sequence number to be left out; sources that cannot do it ignore it.
+    fn skip(&mut self, skip: &Skip);
+    /// Which source this is.
+    fn kind(&self) -> SourceKind;
+}
+
+/// Why a source cannot be opened or read.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct CaptureError(pub String);

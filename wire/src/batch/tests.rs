@@ -1,0 +1,72 @@
+use super::*;
+
+fn record<'a>() -> RequestRecord<'a> {
+    RequestRecord {
+        timestamp: 1_700_000_000_123_456_789,
+        network_protocol_name: Protocol::Mysql,
+        client_address: "10.0.0.1".parse().unwrap(),
+        client_port: 40_000,
+        server_address: "fd00::2".parse().unwrap(),
+        server_port: 3306,
+        service_name: "shop",
+        k8s_pod_name: "shop-1",
+        source: SourceKind::Pcap,
+        side: Side::Client,
+        time_to_first_byte_ns: Some(0),
+        time_to_last_byte_ns: Some(7_000),
+        status: Status::ServerError,
+        completeness: Completeness::Partial,
+        db_query_text: "select ?",
+        db_query_parameters: vec!["1", "two"],
+        ..RequestRecord::default()
+    }
+}
+
+fn builder() -> BatchBuilder {
+    let resource = proto::Resource { k8s_pod_name: "shop-1".to_owned(), ..proto::Resource::default() };
+    BatchBuilder::new("sender".to_owned(), [7; 16], resource)
+}
+
+#[test]
+fn round_trip() {
+    let mut builder = builder();
+    let plain = RequestRecord { timestamp: 5, k8s_pod_name: "shop-1", ..RequestRecord::default() };
+    for sequence in 1..3 {
+        builder.push(&record());
+        builder.push(&plain);
+        let encoded = builder.finish(sequence, 9, Vec::new());
+        assert_eq!((encoded.sequence, encoded.rows), (sequence, 2));
+        let decoded = DecodedBatch::decode(&encoded.bytes).unwrap();
+        assert_eq!(decoded.sender().sequence, sequence);
+        assert_eq!(decoded.records().collect::<Vec<_>>(), vec![record(), plain.clone()]);
+    }
+}
+
+#[test]
+fn an_empty_batch_carries_counters() {
+    let counters = vec![proto::CounterSample { name: "podtap_dropped_total".to_owned(), reason: "gap".to_owned(), value: 3 }];
+    let encoded = builder().finish(1, 2, counters.clone());
+    let decoded = DecodedBatch::decode(&encoded.bytes).unwrap();
+    assert_eq!((decoded.rows(), decoded.counters()), (0, counters.as_slice()));
+}
+
+/// Changes a good batch and expects an error.
+fn check(change: impl FnOnce(&mut proto::RecordBatch), expect: DecodeError) {
+    let mut builder = builder();
+    builder.push(&record());
+    let mut batch = proto::RecordBatch::decode(builder.finish(1, 2, Vec::new()).bytes.as_slice()).unwrap();
+    change(&mut batch);
+    assert_eq!(DecodedBatch::decode(&batch.encode_to_vec()).unwrap_err(), expect);
+}
+
+#[test]
+fn bad_batches_are_refused() {
+    check(|batch| batch.format = 9, DecodeError::Format(9));
+    check(|batch| batch.rows = MAX_ROWS + 1, DecodeError::TooManyRows(MAX_ROWS + 1));
+    check(|batch| batch.sender = None, DecodeError::Sender);
+    check(|batch| batch.url_path = vec![0, 0], DecodeError::ColumnLength { column: "url_path", found: 2, rows: 1 });
+    check(|batch| batch.service_name = vec![99], DecodeError::Index { column: "service_name", row: 0, index: 99 });
+    check(|batch| batch.client_address = vec![9], DecodeError::Index { column: "client_address", row: 0, index: 9 });
+    check(|batch| batch.addresses[0] = vec![1, 2], DecodeError::Address { index: 0, length: 2 });
+    assert!(matches!(DecodedBatch::decode(&[0xff, 0xff]), Err(DecodeError::Malformed(_))));
+}
