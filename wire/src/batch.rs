@@ -136,56 +136,104 @@ impl BatchBuilder {
 
 /// How a value of each kind enters its column.
 macro_rules! push {
-    (text, $builder:ident, $value:expr) => { $builder.text($value) };
-    (number, $builder:ident, $value:expr) => { $value };
-    (optional, $builder:ident, $value:expr) => { $value.map_or(0, |value| value.saturating_add(1)) };
+    (text, $builder:ident, $value:expr) => {
+        $builder.text($value)
+    };
+    (number, $builder:ident, $value:expr) => {
+        $value
+    };
+    (optional, $builder:ident, $value:expr) => {
+        $value.map_or(0, |value| value.saturating_add(1))
+    };
     (timestamp, $builder:ident, $value:expr) => {{
         let delta = $value.wrapping_sub($builder.last_timestamp) as i64;
         $builder.last_timestamp = $value;
         delta
     }};
-    (address, $builder:ident, $value:expr) => { $builder.address($value) };
-    (list, $builder:ident, $value:expr) => { proto::TextList { item: $value.iter().map(|text| $builder.text(text)).collect() } };
-    ((names $t:ident), $builder:ident, $value:expr) => { $value as u32 };
+    (address, $builder:ident, $value:expr) => {
+        $builder.address($value)
+    };
+    (list, $builder:ident, $value:expr) => {
+        proto::TextList { item: $value.iter().map(|text| $builder.text(text)).collect() }
+    };
+    ((names $t:ident), $builder:ident, $value:expr) => {
+        $value as u32
+    };
 }
 macro_rules! is_default {
-    (text, $v:expr) => { *$v == 0 };
-    (number, $v:expr) => { *$v == 0 };
-    (optional, $v:expr) => { *$v == 0 };
+    (text, $v:expr) => {
+        *$v == 0
+    };
+    (number, $v:expr) => {
+        *$v == 0
+    };
+    (optional, $v:expr) => {
+        *$v == 0
+    };
     // An address column is never empty: index 0 is an address.
-    (timestamp, $v:expr) => {{ let _ = $v; false }};
-    (address, $v:expr) => {{ let _ = $v; false }};
-    (list, $v:expr) => { $v.item.is_empty() };
-    ((names $t:ident), $v:expr) => { *$v == 0 };
+    (timestamp, $v:expr) => {{
+        let _ = $v;
+        false
+    }};
+    (address, $v:expr) => {{
+        let _ = $v;
+        false
+    }};
+    (list, $v:expr) => {
+        $v.item.is_empty()
+    };
+    ((names $t:ident), $v:expr) => {
+        *$v == 0
+    };
 }
 macro_rules! check {
-    (text, $name:ident, $batch:ident) => { check_index(stringify!($name), &$batch.$name, $batch.strings.len().max(1)) };
-    (address, $name:ident, $batch:ident) => { check_index(stringify!($name), &$batch.$name, $batch.addresses.len()) };
+    (text, $name:ident, $batch:ident) => {
+        check_index(stringify!($name), &$batch.$name, $batch.strings.len().max(1))
+    };
+    (address, $name:ident, $batch:ident) => {
+        check_index(stringify!($name), &$batch.$name, $batch.addresses.len())
+    };
     (list, $name:ident, $batch:ident) => {
         $batch.$name.iter().try_for_each(|list| check_index(stringify!($name), &list.item, $batch.strings.len().max(1)))
     };
-    ($kind:tt, $name:ident, $batch:ident) => { Ok(()) };
+    ($kind:tt, $name:ident, $batch:ident) => {
+        Ok(())
+    };
 }
 macro_rules! read {
-    (text, $self:ident, $name:ident, $row:ident) => { $self.text(column(&$self.batch.$name, $row)) };
-    (number, $self:ident, $name:ident, $row:ident) => { column(&$self.batch.$name, $row) };
-    (optional, $self:ident, $name:ident, $row:ident) => { column(&$self.batch.$name, $row).checked_sub(1) };
-    (timestamp, $self:ident, $name:ident, $row:ident) => { $self.timestamps.get($row).copied().unwrap_or_default() };
+    (text, $self:ident, $name:ident, $row:ident) => {
+        $self.text(column(&$self.batch.$name, $row))
+    };
+    (number, $self:ident, $name:ident, $row:ident) => {
+        column(&$self.batch.$name, $row)
+    };
+    (optional, $self:ident, $name:ident, $row:ident) => {
+        column(&$self.batch.$name, $row).checked_sub(1)
+    };
+    (timestamp, $self:ident, $name:ident, $row:ident) => {
+        $self.timestamps.get($row).copied().unwrap_or_default()
+    };
     (address, $self:ident, $name:ident, $row:ident) => {
         $self.addresses.get(column(&$self.batch.$name, $row) as usize).copied().unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED))
     };
     (list, $self:ident, $name:ident, $row:ident) => {
         $self.batch.$name.get($row).map(|list| list.item.iter().map(|index| $self.text(*index)).collect()).unwrap_or_default()
     };
-    ((names $t:ident), $self:ident, $name:ident, $row:ident) => { $t::from_number(column(&$self.batch.$name, $row)).unwrap_or_default() };
+    ((names $t:ident), $self:ident, $name:ident, $row:ident) => {
+        $t::from_number(column(&$self.batch.$name, $row)).unwrap_or_default()
+    };
 }
 macro_rules! per_scope {
     (Record, $($rest:tt)*) => { $($rest)* };
     (Resource, $($rest:tt)*) => {};
 }
 macro_rules! read_field {
-    (Record, $kind:tt, $self:ident, $name:ident, $row:ident) => { read!($kind, $self, $name, $row) };
-    (Resource, $kind:tt, $self:ident, $name:ident, $row:ident) => { $self.resource().$name.as_str() };
+    (Record, $kind:tt, $self:ident, $name:ident, $row:ident) => {
+        read!($kind, $self, $name, $row)
+    };
+    (Resource, $kind:tt, $self:ident, $name:ident, $row:ident) => {
+        $self.resource().$name.as_str()
+    };
 }
 
 macro_rules! implement {
@@ -268,7 +316,14 @@ impl DecodedBatch {
             addresses.push(address.map_err(|_| DecodeError::Address { index, length: bytes.len() })?);
         }
         let mut last = 0u64;
-        let timestamps = batch.timestamp.iter().map(|delta| { last = last.wrapping_add(*delta as u64); last }).collect();
+        let timestamps = batch
+            .timestamp
+            .iter()
+            .map(|delta| {
+                last = last.wrapping_add(*delta as u64);
+                last
+            })
+            .collect();
         let resource = batch.resource.take().unwrap_or_default();
         Ok(Self { batch, sender, resource, addresses, timestamps })
     }

@@ -139,22 +139,50 @@ macro_rules! field_type {
     ((names $t:ident), $lt:lifetime) => { $t };
 }
 macro_rules! field_default {
-    (text) => { "" };
-    (number) => { 0 };
-    (optional) => { None };
-    (timestamp) => { 0 };
-    (address) => { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
-    (list) => { Vec::new() };
-    ((names $t:ident)) => { $t::default() };
+    (text) => {
+        ""
+    };
+    (number) => {
+        0
+    };
+    (optional) => {
+        None
+    };
+    (timestamp) => {
+        0
+    };
+    (address) => {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+    };
+    (list) => {
+        Vec::new()
+    };
+    ((names $t:ident)) => {
+        $t::default()
+    };
 }
 macro_rules! field_value {
-    (text, $e:expr) => { Value::Text($e) };
-    (number, $e:expr) => { Value::Number($e) };
-    (optional, $e:expr) => { Value::OptionalNumber($e) };
-    (timestamp, $e:expr) => { Value::Timestamp($e) };
-    (address, $e:expr) => { Value::Address($e) };
-    (list, $e:expr) => { Value::List(&$e) };
-    ((names $t:ident), $e:expr) => { Value::Text($e.as_str()) };
+    (text, $e:expr) => {
+        Value::Text($e)
+    };
+    (number, $e:expr) => {
+        Value::Number($e)
+    };
+    (optional, $e:expr) => {
+        Value::OptionalNumber($e)
+    };
+    (timestamp, $e:expr) => {
+        Value::Timestamp($e)
+    };
+    (address, $e:expr) => {
+        Value::Address($e)
+    };
+    (list, $e:expr) => {
+        Value::List(&$e)
+    };
+    ((names $t:ident), $e:expr) => {
+        Value::Text($e.as_str())
+    };
 }
 
 /// Calls `$with!` with the table of record fields; each row is `scope kind name, unit, clickhouse type, meaning`.

@@ -70,3 +70,21 @@ fn bad_batches_are_refused() {
     check(|batch| batch.addresses[0] = vec![1, 2], DecodeError::Address { index: 0, length: 2 });
     assert!(matches!(DecodedBatch::decode(&[0xff, 0xff]), Err(DecodeError::Malformed(_))));
 }
+
+proptest::proptest! {
+    /// Whatever the bytes, decoding answers; what decodes can be read to its end.
+    #[test]
+    fn hostile_bytes_are_refused_or_read(position in 0usize..400, byte: u8, cut in 0usize..400) {
+        let mut builder = builder();
+        builder.push(&record());
+        let mut bytes = builder.finish(1, 2, Vec::new()).bytes;
+        let length = bytes.len();
+        bytes[position % length] ^= byte;
+        bytes.truncate(length - cut % length);
+        if let Ok(batch) = DecodedBatch::decode(&bytes) {
+            for record in batch.records() {
+                record.for_each(|_, value| { std::hint::black_box(value); });
+            }
+        }
+    }
+}
