@@ -11,7 +11,7 @@
 
 use std::net::IpAddr;
 
-use podtap_wire::RequestRecord;
+use podtap_wire::{RequestRecord, SourceKind};
 
 use crate::capture::CapturedPacket;
 
@@ -26,9 +26,50 @@ pub struct Skip {
     pub until_sequence: u32,
 }
 
+/// Who the sidecar's pod is; a text is empty where it is not known. Stamped on every record, see `record`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The name configured for the sidecar; the first choice for `service_name`.
+    pub service_name: String,
+    /// `k8s_namespace_name`.
+    pub namespace: String,
+    /// `k8s_pod_name`.
+    pub pod_name: String,
+    /// `k8s_pod_uid`.
+    pub pod_uid: String,
+    /// `k8s_node_name`.
+    pub node_name: String,
+    /// `k8s_container_name`.
+    pub container_name: String,
+    /// `k8s_workload_kind`.
+    pub workload_kind: String,
+    /// `k8s_workload_name`.
+    pub workload_name: String,
+}
+
 /// Settings of the core; defaults are what a sidecar runs with.
 #[derive(Clone, Debug, Default)]
-pub struct PipelineConfig {}
+pub struct PipelineConfig {
+    /// Which source feeds it; stamped on every record.
+    pub source: SourceKind,
+    /// Keep literals, query strings and parameters instead of masking them.
+    pub unmask: bool,
+    /// Who the pod is.
+    pub identity: Identity,
+    /// Addresses of the pod's interfaces: they decide `side`. Empty when a file is read (then `side` is `unknown`).
+    pub local_addresses: Vec<IpAddr>,
+}
+
+/// One of the core's own figures, named as in /metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Figure {
+    /// Metric name, such as `podtap_discarded_bytes_total`; names that do not end in `_total` are gauges.
+    pub name: &'static str,
+    /// The one label's value (`reason`, or `protocol` of `podtap_records_total`); `""` where the metric has no label.
+    pub label: &'static str,
+    /// Value since the core was made.
+    pub value: u64,
+}
 
 /// The core.
 #[derive(Debug)]
@@ -63,4 +104,9 @@ impl Pipeline {
 
     /// Ends everything: the capture is over.
     pub fn finish(&mut self) {}
+
+    /// Everything the core counts, in a fixed order, with every name present also while it is 0.
+    pub fn account(&self) -> Vec<Figure> {
+        Vec::new()
+    }
 }
