@@ -1,2 +1,107 @@
-//! Replaced in the next steps.
-fn main() {}
+//! What a developer or a newcomer runs: `cargo xtask demo | test | ebpf | tidy | bench | kafka | ...`.
+//!
+//! Guarantee: exit status 0 only when what was asked for was done. CI runs only these commands. xtask builds in seconds,
+//! so nothing that the products depend on belongs here.
+
+mod broker;
+mod ebpf;
+mod elf;
+mod run;
+mod tools;
+mod workspace;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::broker::Broker;
+use crate::run::{Result, say};
+use crate::tools::Cache;
+use crate::workspace::Workspace;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "What a developer or a newcomer of Podtap runs.", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Fetch and build what is needed beyond git and Rust, into the cache of tools
+    Tools {
+        /// Only these: build, servers, node, chdb, kafka, bpf-linker
+        names: Vec<String>,
+    },
+    /// Build the eBPF object that the sidecar embeds, or take it from the cache
+    Ebpf {
+        /// Build it though the cache has one of the same sources
+        #[arg(long)]
+        rebuild: bool,
+    },
+    /// Start, stop or look at one Apache Kafka node
+    Kafka {
+        #[command(subcommand)]
+        action: KafkaAction,
+        /// The broker's folder: settings, data, log [default: target/kafka]
+        #[arg(long, global = true)]
+        dir: Option<PathBuf>,
+    },
+}
+
+#[derive(Subcommand)]
+enum KafkaAction {
+    /// Start it in the background and wait until it answers
+    Start {
+        /// 0: the port it had before, or a free one
+        #[arg(long, default_value_t = 0)]
+        port: u16,
+    },
+    /// Stop it; its data stay
+    Stop,
+    /// Say whether it runs and where (exit status 1 when it does not)
+    Status,
+}
+
+fn main() -> ExitCode {
+    match perform(Arguments::parse().command) {
+        Ok(code) => code,
+        Err(failure) => {
+            say(format_args!("error: {failure}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: Task) -> Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    let cache = Cache::open()?;
+    match task {
+        Task::Tools { names } => tools::ensure_named(&cache, &workspace, &names)?,
+        Task::Ebpf { rebuild } => println!("{}", ebpf::ensure(&workspace, &cache, rebuild)?.display()),
+        Task::Kafka { action, dir } => {
+            return kafka(&cache, &dir.unwrap_or_else(|| workspace.output().join("kafka")), action);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn kafka(cache: &Cache, dir: &std::path::Path, action: KafkaAction) -> Result<ExitCode> {
+    let broker = Broker::at(dir)?;
+    match action {
+        KafkaAction::Start { port } => {
+            let libs = tools::kafka(cache)?.join("libs");
+            println!("listening on {}", broker.start(&libs, port)?);
+        }
+        KafkaAction::Stop => println!("{}", if broker.stop()? { "stopped" } else { "not running" }),
+        KafkaAction::Status => match broker.running() {
+            Some((pid, address)) => println!("running: pid {pid}, {address}, log {}", broker.log().display()),
+            None => {
+                println!("not running");
+                return Ok(ExitCode::FAILURE);
+            }
+        },
+    }
+    Ok(ExitCode::SUCCESS)
+}

