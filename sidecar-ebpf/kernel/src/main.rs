@@ -9,7 +9,7 @@
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::BPF_HDR_START_NET,
+    bindings::bpf_hdr_start_off::BPF_HDR_START_NET,
     helpers::generated::bpf_skb_load_bytes_relative,
     macros::{map, socket_filter},
     maps::{LruHashMap, PerCpuArray},
