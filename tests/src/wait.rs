@@ -1,0 +1,30 @@
+//! Waiting for a condition with a deadline; nothing in the tests sleeps for luck.
+
+use std::time::{Duration, Instant};
+
+use crate::{Failure, Result};
+
+/// How often a condition is looked at.
+const STEP: Duration = Duration::from_millis(50);
+
+/// Asks `probe` until it gives a value. An error of the probe means "not yet"; the last one is told when time is up.
+pub fn until<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let deadline = Instant::now() + limit;
+    let mut last = String::from("the condition did not come true");
+    loop {
+        match probe() {
+            Ok(Some(value)) => return Ok(value),
+            Ok(None) => {}
+            Err(error) => last = error.to_string(),
+        }
+        if Instant::now() >= deadline {
+            return Err(Failure(format!("{what}: not within {} s; last: {last}", limit.as_secs())));
+        }
+        std::thread::sleep(STEP);
+    }
+}
+
+/// [`until`] for a condition that is only true or false.
+pub fn until_true(what: &str, limit: Duration, mut probe: impl FnMut() -> Result<bool>) -> Result<()> {
+    until(what, limit, || probe().map(|yes| yes.then_some(())))
+}
