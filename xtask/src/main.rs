@@ -4,9 +4,12 @@
 //! so nothing that the products depend on belongs here.
 
 mod broker;
+mod demo;
 mod ebpf;
 mod elf;
+mod phases;
 mod run;
+mod tidy;
 mod tools;
 mod workspace;
 
@@ -16,6 +19,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::broker::Broker;
+use crate::phases::Phase;
 use crate::run::{Result, say};
 use crate::tools::Cache;
 use crate::workspace::Workspace;
@@ -29,6 +33,24 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Install what is missing, build, and show the whole of Podtap at work
+    #[command(disable_help_flag = true)]
+    Demo {
+        /// Passed on: --kafka, --duration 60s, --help, ...
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Install what the tests need and run all of them; says how long each phase took
+    Test {
+        /// Only this phase and what it needs; repeatable
+        #[arg(long, value_name = "PHASE")]
+        only: Vec<Phase>,
+        /// Passed to the tests' harness: names, --nocapture, ...
+        #[arg(last = true)]
+        filter: Vec<String>,
+    },
+    /// Check limits of style and invariants of the architecture
+    Tidy,
     /// Fetch and build what is needed beyond git and Rust, into the cache of tools
     Tools {
         /// Only these: build, servers, node, chdb, kafka, bpf-linker
@@ -78,6 +100,9 @@ fn perform(task: Task) -> Result<ExitCode> {
     let workspace = Workspace::find()?;
     let cache = Cache::open()?;
     match task {
+        Task::Demo { arguments } => match demo::demo(&workspace, &cache, &arguments)? {},
+        Task::Test { only, filter } => return phases::test(&workspace, &cache, &only, &filter),
+        Task::Tidy => tidy::check(workspace.root())?,
         Task::Tools { names } => tools::ensure_named(&cache, &workspace, &names)?,
         Task::Ebpf { rebuild } => println!("{}", ebpf::ensure(&workspace, &cache, rebuild)?.display()),
         Task::Kafka { action, dir } => {

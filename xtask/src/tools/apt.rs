@@ -29,7 +29,6 @@ pub const BUILD: &[Package] = &[
     program("gcc", "cc", "links Rust programs, compiles zstd"),
     program("g++", "c++", "compiles librdkafka"),
     program("make", "make", "builds librdkafka"),
-    program("cmake", "cmake", "builds librdkafka"),
     program("pkg-config", "pkg-config", "finds OpenSSL"),
     package("libssl-dev", "TLS towards Kafka brokers"),
     package("zlib1g-dev", "compression in librdkafka"),
@@ -47,13 +46,6 @@ pub const SERVERS: &[Package] = &[
     program("tcpdump", "tcpdump", "captures to compare live sources with"),
     program("curl", "curl", "a client that nobody here wrote"),
     program("procps", "ps", "finding what a killed run left behind"),
-];
-
-/// For figures beside others' tools.
-pub const BENCH: &[Package] = &[
-    program("tshark", "tshark", "the decoder to compare with"),
-    program("httpry", "httpry", "a light HTTP logger to compare with"),
-    program("sysbench", "sysbench", "SQL load"),
 ];
 
 /// Installs what is missing of `packages`; `purpose` completes the sentence "... needs".
@@ -96,16 +88,9 @@ fn missing_from(listing: &str, wanted: &[Package]) -> Vec<Package> {
     wanted.iter().copied().filter(|p| !installed(p.name)).collect()
 }
 
-/// Whether apt knows a version of the package that it could install.
-pub fn has_candidate(name: &str) -> bool {
-    run::capture(Command::new("apt-cache").args(["policy", name]))
-        .is_ok_and(|said| said.lines().any(|l| l.trim().starts_with("Candidate:") && !l.contains("(none)")))
-}
-
 /// Who may install: root, or somebody whose sudo asks no password.
 fn privileged() -> Option<Command> {
-    // SAFETY: geteuid has no preconditions and cannot fail.
-    if unsafe { libc::geteuid() } == 0 {
+    if run::is_root() {
         return Some(Command::new("sh"));
     }
     if run::succeeds(Command::new("sudo").args(["-n", "true"])) {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Cache, node, verify_sha256};
+use super::{Cache, verify_sha256, with_node};
 use crate::run::{self, Doing, Failure, Result};
 
 const VERSION: &str = "26.5.3";
@@ -22,7 +22,7 @@ pub fn chdb(cache: &Cache) -> Result<PathBuf> {
 }
 
 fn fetch(cache: &Cache, dir: &Path) -> Result<()> {
-    let mut npm = node::npm(cache)?;
+    let mut npm = with_node(cache, Command::new("npm"))?;
     npm.current_dir(dir).args(["pack", "--loglevel", "http"]).arg(format!("{PACKAGE}@{VERSION}"));
     run::step("libchdb, the embedded ClickHouse (178 MB) from the npm registry", &mut npm)?;
     let archive = dir.join(format!("chdb-lib-linux-x64-gnu-{VERSION}.tgz"));

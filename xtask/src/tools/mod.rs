@@ -13,7 +13,7 @@ mod node;
 pub use bpf_linker::{bpf_linker, rust_for_bpf};
 pub use chdb::chdb;
 pub use kafka::kafka;
-pub use node::node;
+pub use node::{node, with_node};
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -36,16 +36,14 @@ pub fn node(cache: &Cache) -> Result<Option<PathBuf>> {
     Ok(Some(cache.ensure("node", VERSION, "node-bin/npm", made)?.join("node-bin")))
 }
 
-/// npm, found through [`node`].
-pub fn npm(cache: &Cache) -> Result<Command> {
-    let mut npm = Command::new("npm");
+/// The command, with `node` and `npm` on its PATH.
+pub fn with_node(cache: &Cache, mut command: Command) -> Result<Command> {
     if let Some(bin) = node(cache)? {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let with = std::env::join_paths(std::iter::once(bin.clone()).chain(std::env::split_paths(&path)));
-        npm = Command::new(bin.join("npm"));
-        npm.env("PATH", with.doing("putting Node on PATH")?);
+        let with = std::env::join_paths(std::iter::once(bin).chain(std::env::split_paths(&path)));
+        command.env("PATH", with.doing("putting Node on PATH")?);
     }
-    Ok(npm)
+    Ok(command)
 }
 
 fn major_on_path() -> Option<u32> {
