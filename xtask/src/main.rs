@@ -7,6 +7,7 @@ mod broker;
 mod demo;
 mod ebpf;
 mod elf;
+mod fresh;
 mod phases;
 mod run;
 mod tidy;
@@ -51,6 +52,18 @@ enum Task {
     },
     /// Check limits of style and invariants of the architecture
     Tidy,
+    /// Run a command in a clean clone on a bare Debian 12 with git, a C linker and Rust
+    Fresh {
+        /// The bare machine's folder; it stays for the next run [default: target/fresh]
+        #[arg(long)]
+        dir: Option<PathBuf>,
+        /// Make the machine anew
+        #[arg(long)]
+        anew: bool,
+        /// For example: cargo xtask test
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
     /// Fetch and build what is needed beyond git and Rust, into the cache of tools
     Tools {
         /// Only these: build, servers, node, chdb, kafka, bpf-linker
@@ -103,6 +116,9 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Demo { arguments } => match demo::demo(&workspace, &cache, &arguments)? {},
         Task::Test { only, filter } => return phases::test(&workspace, &cache, &only, &filter),
         Task::Tidy => tidy::check(workspace.root())?,
+        Task::Fresh { dir, anew, command } => {
+            return fresh::fresh(&workspace, &dir.unwrap_or_else(|| workspace.output().join("fresh")), anew, &command);
+        }
         Task::Tools { names } => tools::ensure_named(&cache, &workspace, &names)?,
         Task::Ebpf { rebuild } => println!("{}", ebpf::ensure(&workspace, &cache, rebuild)?.display()),
         Task::Kafka { action, dir } => {
