@@ -84,3 +84,11 @@ impl Analyzer {
         http::get(self.http, "/readyz?verbose")
     }
 }
+
+/// The rule of demo and tests: `GET /payments/{id}` fails more often than one time in five.
+pub fn payments_rule(webhook: &str) -> String {
+    format!(
+        "receivers:\n  - name: shop-team\n    webhook:\n      url: {webhook}\n\
+         rules:\n  - name: PaymentsFailing\n    level: 1\n    receiver: shop-team\n"
+    )
+}

@@ -5,6 +5,8 @@ use std::io::Read;
 use std::net::{SocketAddrV4, TcpStream};
 use std::time::Duration;
 
+use mysql_async::prelude::Queryable;
+
 use crate::pod::Pod;
 use crate::process::{Process, Spec, run_to_end};
 use crate::run::{Run, program};
@@ -31,6 +33,8 @@ CREATE TABLE orders (id INT PRIMARY KEY AUTO_INCREMENT, item_id INT NOT NULL, qu
 INSERT INTO orders (item_id, quantity) SELECT seq, 1 + seq % 5 FROM seq_1_to_1000;
 CREATE TABLE coupons (code VARCHAR(32) PRIMARY KEY, used INT NOT NULL);
 INSERT INTO coupons VALUES ('WELCOME', 0);
+CREATE TABLE payment_ledger (order_id INT PRIMARY KEY, amount INT NOT NULL, currency CHAR(3) NOT NULL);
+INSERT INTO payment_ledger SELECT seq, 100 + seq, 'EUR' FROM seq_1_to_1000;
 ";
 
 /// Where it runs.
@@ -97,6 +101,26 @@ impl MariaDb {
     /// For the application and the load.
     pub fn url(&self) -> String {
         format!("mysql://{USER}:{PASSWORD}@{}/{DATABASE}", self.address)
+    }
+
+    /// Runs one statement over a connection of its own.
+    pub fn execute(&self, sql: &str) -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting a runtime")?;
+        runtime.block_on(async {
+            let mut connection = mysql_async::Conn::from_url(self.url()).await.context("connecting to MariaDB")?;
+            connection.query_drop(sql).await.context(sql)?;
+            connection.disconnect().await.context("closing the connection to MariaDB")
+        })
+    }
+
+    /// The deployment that goes wrong: from now on every `GET /payments/{id}` ends in an SQL error.
+    pub fn forget_payments(&self) -> Result<()> {
+        self.execute("RENAME TABLE payment_ledger TO payment_ledger_old")
+    }
+
+    /// The deployment is taken back.
+    pub fn restore_payments(&self) -> Result<()> {
+        self.execute("RENAME TABLE payment_ledger_old TO payment_ledger")
     }
 
     /// The process.

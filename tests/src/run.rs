@@ -197,8 +197,12 @@ fn remove_namespaces(name: &str) -> Result<()> {
     let Ok(entries) = fs::read_dir("/run/netns") else { return Ok(()) };
     for entry in entries.filter_map(std::result::Result::ok) {
         let namespace = entry.file_name().to_string_lossy().into_owned();
-        if namespace.starts_with(&prefix) {
-            crate::pod::remove_namespace(&namespace)?;
+        // Another run may be removing the same leftovers: what matters is that they are gone.
+        if namespace.starts_with(&prefix)
+            && let Err(error) = crate::pod::remove_namespace(&namespace)
+            && entry.path().exists()
+        {
+            return Err(error);
         }
     }
     Ok(())

@@ -1,2 +1,0 @@
-//! Replaced in the next step.
-fn main() {}
