@@ -87,6 +87,6 @@ fn java() -> Result<Spec> {
             jars.display()
         )));
     }
-    let options = ["-Xmx512m", "-Xms128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"];
+    let options = ["-Xmx512m", "-Xms128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-cp"];
     Ok(Spec::new(program("java", "openjdk-17-jre-headless")?, options).argument(jars.join("*")))
 }

@@ -18,6 +18,7 @@ pub mod pod;
 pub mod process;
 pub mod run;
 pub mod sidecar;
+pub mod system;
 pub mod wait;
 pub mod webhook;
 

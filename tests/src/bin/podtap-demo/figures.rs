@@ -88,7 +88,7 @@ pub fn read(stage: &Stage, elapsed: Duration) -> Result<Figures> {
     Ok(Figures {
         lines: rows.iter().map(|row| line(row, covered)).collect(),
         sidecar,
-        alarms: stage.clickhouse.rows("SELECT * FROM podtap.alarms FINAL ORDER BY 1 LIMIT 10")?,
+        alarms: stage.clickhouse.rows("SELECT * FROM podtap.alarms FINAL WHERE state != 'cleared' ORDER BY first_at DESC LIMIT 3")?,
         notifications: stage.webhook.received(),
         commands: commands(&stage.clickhouse)?,
         trouble: None,

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
 use std::time::{Duration, Instant};
 
+use podtap_tests::clickhouse::{Row, number, text};
+
 use super::figures::{Figures, Line, PERIOD, SidecarFigures};
 use super::stage::Stage;
 
@@ -197,21 +199,13 @@ impl Screen {
 
     /// The deployment, the alarm and what the webhook's receiver got.
     fn story(&self, figures: &Figures, moment: &Moment, width: usize, lines: &mut Vec<String>) {
-        let text = if moment.broken {
+        let story = if moment.broken {
             "a deployment has lost table payment_ledger: GET /payments/{id} answers 500 from now on"
         } else {
             "all is well; soon a deployment loses a table that GET /payments/{id} needs"
         };
-        lines.push(format!("{} {text}", self.paint(CYAN, "STORY  ")));
-        for alarm in &figures.alarms {
-            let described =
-                alarm.iter().filter(|(_, value)| !value.as_str().is_some_and(str::is_empty)).map(|(name, value)| match value.as_str() {
-                    Some(text) => format!("{name}={text}"),
-                    None => format!("{name}={value}"),
-                });
-            let text = described.collect::<Vec<_>>().join(" ");
-            lines.push(format!("{} {}", self.paint(ALARM, " ALARM "), cut(&text, width.saturating_sub(8))));
-        }
+        lines.push(format!("{} {story}", self.paint(CYAN, "STORY  ")));
+        lines.extend(figures.alarms.iter().map(|alarm| self.alarm(alarm, width)));
         let Some(notification) = figures.notifications.last() else { return };
         let what = format!("POST {} as received, {} so far:", notification.path, figures.notifications.len());
         lines.push(format!("{} {what}", self.paint(CYAN, "WEBHOOK")));
@@ -220,6 +214,32 @@ impl Screen {
             Err(_) => notification.body.clone(),
         };
         lines.extend(body.lines().map(|line| self.paint(DIM, &cut(&format!("  {line}"), width))));
+    }
+
+    fn alarm(&self, alarm: &Row, width: usize) -> String {
+        let state = text(alarm, "state");
+        let value = |column: &str| match text(alarm, "indicator") {
+            "error_share" => format!("{:.0} %", number(alarm, column) * 100.0),
+            _ => latency(number(alarm, column)),
+        };
+        let what = format!(
+            "{} [level {}] {} {}: {} {} (threshold {}, peak {}), since {}",
+            text(alarm, "rule"),
+            number(alarm, "level"),
+            text(alarm, "service"),
+            text(alarm, "endpoint"),
+            text(alarm, "indicator").replace('_', " "),
+            value("last_value"),
+            value("threshold"),
+            value("peak_value"),
+            text(alarm, "first_at").get(11..19).unwrap_or_default(),
+        );
+        let colour = match state {
+            "open" => ALARM,
+            "pending" => YELLOW,
+            _ => GREEN,
+        };
+        format!("{} {}", self.paint(colour, &format!("ALARM {state:<8}")), cut(&what, width.saturating_sub(15)))
     }
 
     fn offers(&self, stage: &Stage, lines: &mut Vec<String>) {
