@@ -23,7 +23,10 @@ fn a_pod_of_real_servers_counts_what_it_was_sent_and_leaves_nothing() -> Result<
     let nginx = Nginx::start(&run, &pod, Some(app.address()), true)?;
 
     assert_eq!(http::get(nginx.address(), "/items/7")?.body, "{\"id\":7,\"name\":\"item 7\",\"price\":107}\n");
+    assert_eq!(http::get(nginx.address(), "/payments/7")?.status, 200);
+    database.forget_payments()?;
     assert_eq!(http::get(nginx.address(), "/payments/7")?.status, 500);
+    database.restore_payments()?;
     assert_eq!(http::request(nginx.address(), "POST", "/orders/3", &[], "{}")?.status, 201);
     assert_eq!(http::request(nginx.address(), "POST", "/coupons", &[], "{}")?.status, 409);
 
@@ -36,8 +39,8 @@ fn a_pod_of_real_servers_counts_what_it_was_sent_and_leaves_nothing() -> Result<
     let report = load.start().finish()?;
     let sent: Vec<_> = report.counts.iter().map(|((endpoint, status), count)| (endpoint.as_str(), status.as_str(), *count)).collect();
     assert_eq!(sent, [("/missing/{id}", "404", 100), ("/orders/{id}", "201", 100), ("/products/{id}", "200", 800)]);
-    // All that went through nginx is in its log: two by hand that succeeded, two that did not, and the load.
-    assert_eq!(nginx.access_log()?.len(), 1004);
+    // All that went through nginx is in its log: five by hand, and the load.
+    assert_eq!(nginx.access_log()?.len(), 1005);
 
     let statements = vec![
         Statement { sql: "SELECT name FROM items WHERE id = {}", fingerprint: "plain", prepared: false, numbers: 1000 },
