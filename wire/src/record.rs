@@ -189,7 +189,8 @@ macro_rules! field_value {
 macro_rules! with_fields {
     ($with:ident) => { $with! {
         Record timestamp timestamp, "ns", "DateTime64(9, 'UTC')", "Capture time of the packet with the request's first byte.";
-        Record (names Protocol) network_protocol_name, "", "LowCardinality(String)", "Protocol of the exchange; `tls` is the record of a connection that could not be read.";
+        Record (names Protocol) network_protocol_name, "", "LowCardinality(String)",
+            "Protocol of the exchange; `tls` is the record of a connection that could not be read.";
         Record text network_protocol_version, "", "LowCardinality(String)", "Version of the protocol, where it has one.";
         Record (names Transport) network_transport, "", "LowCardinality(String)", "`tcp` or `udp`.";
         Record address client_address, "", "String", "The end that opened the connection, as seen on the wire.";
@@ -198,9 +199,11 @@ macro_rules! with_fields {
         Record number server_port, "", "UInt16", "Port of the server's end.";
         Record number connection_id, "", "UInt64", "The same for all exchanges of a connection within one sidecar run.";
         Record number exchange_index, "", "UInt64", "Position of the exchange in its connection, from 0.";
-        Record optional tcp_request_sequence, "", "UInt32", "TCP sequence number of the request's first byte; with tcp_response_sequence it joins both ends' records.";
+        Record optional tcp_request_sequence, "", "UInt32",
+            "TCP sequence number of the request's first byte; with tcp_response_sequence it joins both ends' records.";
         Record optional tcp_response_sequence, "", "UInt32", "TCP sequence number of the answer's first byte.";
-        Record text service_name, "", "LowCardinality(String)", "The configured name, else the workload with its namespace, else the server's address and port.";
+        Record text service_name, "", "LowCardinality(String)",
+            "The configured name, else the workload with its namespace, else the server's address and port.";
         Resource text k8s_namespace_name, "", "LowCardinality(String)", "Namespace of the sidecar's pod.";
         Resource text k8s_pod_name, "", "LowCardinality(String)", "Name of the sidecar's pod.";
         Resource text k8s_pod_uid, "", "LowCardinality(String)", "UID of the sidecar's pod.";
@@ -211,18 +214,22 @@ macro_rules! with_fields {
         Record number process_pid, "", "UInt32", "Process that owns the socket, where known.";
         Record text process_executable_name, "", "LowCardinality(String)", "Its executable, where known.";
         Record text container_id, "", "String", "Container that owns the socket, where known.";
-        Record (names SourceKind) source, "", "LowCardinality(String)", "What the record was made from: `ebpf`, `pcap`, `file` or `accesslog`.";
+        Record (names SourceKind) source, "", "LowCardinality(String)",
+            "What the record was made from: `ebpf`, `pcap`, `file` or `accesslog`.";
         Record text tls_server_name, "", "LowCardinality(String)", "SNI of a TLS connection.";
         Record text tls_alpn, "", "LowCardinality(String)", "ALPN protocol of a TLS connection.";
         Record text tls_version, "", "LowCardinality(String)", "TLS version.";
         Record (names Side) side, "", "LowCardinality(String)", "Which end is in this pod: `server`, `client`, `both` or `unknown`.";
-        Record optional time_to_first_byte_ns, "ns", "UInt64", "Request's first byte to first byte of the final answer; 18446744073709551615 stands for unknown.";
-        Record optional time_to_last_byte_ns, "ns", "UInt64", "Request's first byte to last byte of the answer, the latency of the exchange; 18446744073709551615 stands for unknown.";
+        Record optional time_to_first_byte_ns, "ns", "UInt64",
+            "Request's first byte to first byte of the final answer; 18446744073709551615 stands for unknown.";
+        Record optional time_to_last_byte_ns, "ns", "UInt64",
+            "Request's first byte to last byte of the answer, the latency of the exchange; 18446744073709551615 stands for unknown.";
         Record optional request_time_ns, "ns", "UInt64", "Request's first byte to its last byte; 18446744073709551615 stands for unknown.";
         Record number request_bytes, "By", "UInt64", "TCP payload of the request.";
         Record number response_bytes, "By", "UInt64", "TCP payload of the answer.";
         Record (names Status) status, "", "LowCardinality(String)", "`ok`, `client_error`, `server_error` or `no_response`.";
-        Record text error_type, "", "LowCardinality(String)", "HTTP status, error number or code, `timeout`, `connection_reset`, `connection_closed`; empty on success.";
+        Record text error_type, "", "LowCardinality(String)",
+            "HTTP status, error number or code, `timeout`, `connection_reset`, `connection_closed`; empty on success.";
         Record (names Completeness) completeness, "", "LowCardinality(String)", "`partial` where bytes of the exchange were not seen.";
         Record number lost_bytes, "By", "UInt64", "Bytes of the exchange that were not seen, where the numbering tells.";
         Record text trace_id, "", "String", "Trace id from W3C, B3, sw8 or Jaeger headers.";
@@ -236,8 +243,10 @@ macro_rules! with_fields {
         Record text user_agent_original, "", "LowCardinality(String)", "User-Agent header.";
         Record text http_forwarded_client, "", "String", "Real client from Forwarded or X-Forwarded-For.";
         Record number http_response_status_code, "", "UInt16", "Status code of the final answer (RFC 9110, 15).";
-        Record optional http_request_body_size, "By", "UInt64", "Request body as transferred, without chunk framing; 18446744073709551615 stands for unknown.";
-        Record optional http_response_body_size, "By", "UInt64", "Response body as transferred, without chunk framing; 18446744073709551615 stands for unknown.";
+        Record optional http_request_body_size, "By", "UInt64",
+            "Request body as transferred, without chunk framing; 18446744073709551615 stands for unknown.";
+        Record optional http_response_body_size, "By", "UInt64",
+            "Response body as transferred, without chunk framing; 18446744073709551615 stands for unknown.";
         Record text http_request_content_type, "", "LowCardinality(String)", "Content-Type of the request.";
         Record text http_response_content_type, "", "LowCardinality(String)", "Content-Type of the answer.";
         Record text db_system_name, "", "LowCardinality(String)", "`mysql`, `mariadb`, ...";

@@ -1,3 +1,5 @@
+//! Batches read back as they were built; bytes that are no batch are refused with a reason.
+
 use super::*;
 
 fn record<'a>() -> RequestRecord<'a> {

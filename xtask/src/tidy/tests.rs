@@ -154,11 +154,8 @@ fn paths_of_one_machine_are_refused_in_any_text() {
 
 #[test]
 fn each_protocol_has_a_capture_and_a_section() {
-    let table = Source::new(
-        PROTOCOL_TABLE,
-        "pub const PROTOCOLS: &[ProtocolRow] = &[\n    ProtocolRow { name: \"http1\" },\n    ProtocolRow { name: \"mysql\" },\n];\nf(\"x\");"
-            .to_owned(),
-    );
+    let rows = "const PROTOCOLS: &[Row] = &[\n    Row { name: \"http1\" },\n    Row { name: \"mysql\" },\n];\nf(\"x\");";
+    let table = Source::new(PROTOCOL_TABLE, rows.to_owned());
     let check = |captures: &[&str], docs: &str, expect: &[usize]| {
         let captures: Vec<String> = captures.iter().map(|c| format!("tests/captures/{c}")).collect();
         let mut found = Vec::new();
