@@ -76,11 +76,10 @@ fn settings(dir: &Path) -> Result<()> {
         let mut copy = Command::new("cp");
         run::capture(copy.args(["-a", "--dereference", "--no-target-directory", &from]).arg(&to))?;
     }
-    let bundle = Path::new("/etc/ssl/certs/ca-certificates.crt");
-    if bundle.exists() {
-        fs::copy(bundle, dir.join(bundle.strip_prefix("/").unwrap_or(bundle))).doing("copying certificates")?;
-    }
-    Ok(())
+    // Java keeps a store of its own, made from this one when it is installed.
+    let mut update = Command::new("chroot");
+    update.arg(dir).args(["update-ca-certificates"]).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    run::step("certificates of the registries' clients", &mut update)
 }
 
 /// Mounts end with the namespace, processes with their first one.

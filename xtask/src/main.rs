@@ -3,11 +3,14 @@
 //! Guarantee: exit status 0 only when what was asked for was done. CI runs only these commands. xtask builds in seconds,
 //! so nothing that the products depend on belongs here.
 
+mod bench;
 mod broker;
+mod captures;
 mod demo;
 mod ebpf;
 mod elf;
 mod fresh;
+mod lab;
 mod phases;
 mod run;
 mod tidy;
@@ -52,6 +55,16 @@ enum Task {
     },
     /// Check limits of style and invariants of the architecture
     Tidy,
+    /// Record real traffic for figures, into target/captures
+    Captures {
+        /// A tenth of the load
+        #[arg(long)]
+        quick: bool,
+        /// These anew; without names, those that are missing
+        names: Vec<String>,
+    },
+    /// Measure speed and memory, beside other tools
+    Bench(bench::Options),
     /// Run a command in a clean clone on a bare Debian 12 with git, a C linker and Rust
     Fresh {
         /// The bare machine's folder; it stays for the next run [default: target/fresh]
@@ -116,6 +129,8 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Demo { arguments } => match demo::demo(&workspace, &cache, &arguments)? {},
         Task::Test { only, filter } => return phases::test(&workspace, &cache, &only, &filter),
         Task::Tidy => tidy::check(workspace.root())?,
+        Task::Captures { quick, names } => captures::make(&workspace, quick, &names)?,
+        Task::Bench(options) => bench::bench(&workspace, &cache, &options)?,
         Task::Fresh { dir, anew, command } => {
             return fresh::fresh(&workspace, &dir.unwrap_or_else(|| workspace.output().join("fresh")), anew, &command);
         }

@@ -48,6 +48,16 @@ pub const SERVERS: &[Package] = &[
     program("procps", "ps", "finding what a killed run left behind"),
 ];
 
+/// SQL load for captures.
+pub const LOAD: &[Package] = &[program("sysbench", "sysbench", "SQL load")];
+
+/// For figures beside others' tools.
+pub const PEERS: &[Package] = &[
+    program("tshark", "tshark", "the decoder to compare with"),
+    program("httpry", "httpry", "a light HTTP logger to compare with"),
+    program("util-linux", "taskset", "keeps a tool on one core"),
+];
+
 /// Installs what is missing of `packages`; `purpose` completes the sentence "... needs".
 pub fn ensure(purpose: &str, packages: &[Package]) -> Result<()> {
     let wanted: Vec<Package> =

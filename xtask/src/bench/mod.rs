@@ -1,0 +1,122 @@
+//! `cargo xtask bench`: what Podtap costs, beside other tools on the same bytes.
+//!
+//! Guarantee: both sides of a ratio were measured in the same run, in turn. Figures go to standard output and, with the
+//! machine and the revision, to `target/bench/`.
+
+mod live;
+mod measure;
+mod offline;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+
+use crate::run::{self, Doing, Result, say};
+use crate::tools::{Cache, apt};
+use crate::workspace::Workspace;
+use crate::{captures, ebpf};
+
+#[derive(Args)]
+pub struct Options {
+    /// Only decoding of captures
+    #[arg(long, conflicts_with = "live")]
+    offline: bool,
+    /// Only the sidecar beside nginx and wrk
+    #[arg(long)]
+    live: bool,
+    /// Small captures, short loads: a first look, no figures
+    #[arg(long)]
+    quick: bool,
+    /// How often each is measured
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Where the sidecar of the live half captures: auto, ebpf, pcap
+    #[arg(long, default_value = "auto")]
+    source: String,
+    /// Where it sends: print (lines to the null device), kafka (a broker beside it); repeatable
+    #[arg(long, default_values = ["print", "kafka"])]
+    transport: Vec<live::Transport>,
+}
+
+/// A part of the report: a title, remarks, and a table.
+pub struct Section {
+    title: String,
+    remarks: Vec<String>,
+    head: Vec<&'static str>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Section {
+    fn markdown(&self) -> String {
+        let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+        let head: Vec<String> = self.head.iter().map(|h| (*h).to_owned()).collect();
+        let mut text = format!("## {}\n\n", self.title);
+        self.remarks.iter().for_each(|r| text.push_str(&format!("{r}\n\n")));
+        text.push_str(&line(&head));
+        text.push_str(&line(&vec!["---".to_owned(); head.len()]));
+        self.rows.iter().for_each(|row| text.push_str(&line(row)));
+        text
+    }
+}
+
+pub fn bench(workspace: &Workspace, cache: &Cache, options: &Options) -> Result<()> {
+    apt::ensure("bench", &[apt::BUILD, apt::SERVERS, apt::LOAD, apt::PEERS].concat())?;
+    ebpf::ensure(workspace, cache, false)?;
+    let mut build = workspace.cargo();
+    build.args(["build", "--release", "-p", "podtap-sidecar"]);
+    run::show("the sidecar, release profile", &mut build)?;
+    let sidecar = workspace.target().join("release/podtap-sidecar");
+    let rounds = if options.quick { 1 } else { options.rounds.max(1) };
+    let mut report = about(workspace, rounds)?;
+    println!("{report}");
+    if !options.live {
+        captures::make(workspace, options.quick, &[])?;
+        let section = offline::measure(&captures::folder(workspace), &sidecar, rounds)?.markdown();
+        println!("{section}");
+        report.push_str(&section);
+    }
+    if !options.offline {
+        let setup = live::Setup { sidecar, source: options.source.clone(), rounds, seconds: if options.quick { 2 } else { 8 } };
+        let section = live::measure(workspace, &setup, &options.transport)?.markdown();
+        println!("{section}");
+        report.push('\n');
+        report.push_str(&section);
+    }
+    let file = place(workspace)?;
+    fs::write(&file, report).doing(format_args!("writing {}", file.display()))?;
+    say(format_args!("==> {}", file.display()));
+    Ok(())
+}
+
+fn place(workspace: &Workspace) -> Result<PathBuf> {
+    let folder = workspace.output().join("bench");
+    fs::create_dir_all(&folder).doing(format_args!("making {}", folder.display()))?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).doing("reading the clock")?.as_secs();
+    Ok(folder.join(format!("bench-{now}.md")))
+}
+
+fn about(workspace: &Workspace, rounds: usize) -> Result<String> {
+    let revision = run::capture(Command::new("git").current_dir(workspace.root()).args(["describe", "--always", "--dirty"]))?;
+    let kernel = run::capture(Command::new("uname").args(["-sr"]))?;
+    let cpus = fs::read_to_string("/proc/cpuinfo").doing("reading /proc/cpuinfo")?;
+    let model = cpus.lines().find_map(|l| l.strip_prefix("model name")?.split(':').nth(1)).unwrap_or("unknown").trim();
+    let count = cpus.lines().filter(|l| l.starts_with("processor")).count();
+    let load = fs::read_to_string("/proc/loadavg").doing("reading /proc/loadavg")?;
+    let busy = load.split_whitespace().next().unwrap_or_default();
+    Ok(format!(
+        "# Podtap bench\n\nRevision {}, {}, {count} x {model}, {rounds} round(s), load average before {busy}.\n\n",
+        revision.trim(),
+        kernel.trim(),
+    ))
+}
+
+fn megabytes(bytes: f64) -> String {
+    format!("{:.0} MB", bytes / 1e6)
+}
+
+fn thousands(n: f64) -> String {
+    if n >= 1e6 { format!("{:.2} M", n / 1e6) } else { format!("{:.1} k", n / 1e3) }
+}
