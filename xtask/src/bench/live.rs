@@ -223,8 +223,11 @@ mod tests {
 
     #[test]
     fn metrics_are_summed_over_their_labels_and_not_over_other_names() {
-        let metrics = "# TYPE podtap_records counter\npodtap_records_total{protocol=\"http\"} 5\npodtap_records_total{protocol=\"mysql\"} 2\n\
-                       podtap_records_total_other 9\npodtap_source_info{source=\"pcap\"} 1\n";
+        let metrics = "# TYPE podtap_records counter\n\
+                       podtap_records_total{protocol=\"http\"} 5\n\
+                       podtap_records_total{protocol=\"mysql\"} 2\n\
+                       podtap_records_total_other 9\n\
+                       podtap_source_info{source=\"pcap\"} 1\n";
         assert_eq!(sum_of(metrics, "podtap_records_total"), 7.0);
         assert_eq!(sum_of(metrics, "podtap_gone_total"), 0.0);
         assert_eq!(source_in(metrics), Some("pcap"));
