@@ -6,6 +6,10 @@ use super::Finding;
 use super::source::Source;
 
 pub fn header(source: &Source, found: &mut Vec<Finding>) {
+    // A module's tests beside it are under the module's own header.
+    if source.path.ends_with("/tests.rs") || source.path.ends_with("_tests.rs") {
+        return;
+    }
     let first = source.text.lines().find(|l| !l.trim().is_empty() && !l.starts_with("#!"));
     if !first.is_some_and(|l| l.starts_with("//!") && l.trim().len() > 10) {
         let what = "the file begins without a header (`//! purpose, guarantee, the one misuse`)".to_owned();

@@ -164,7 +164,8 @@ pub fn five_traits(source: &Source, found: &mut Vec<Finding>) {
     }
     for (line, code) in source.shipped_code() {
         let mut words = code.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|w| !w.is_empty());
-        let declared = code.trim_start().starts_with("pub") || code.trim_start().starts_with("trait ");
+        // A private one is a detail of its file.
+        let declared = code.trim_start().starts_with("pub");
         let Some(name) = words.find(|w| *w == "trait").and_then(|_| words.next()).filter(|_| declared) else { continue };
         if !TRAITS.iter().any(|(folder, allowed)| source.path.starts_with(folder) && *allowed == name) {
             let what = format!("trait `{name}` is not one of the five; if it is earned, tidy's table names it");

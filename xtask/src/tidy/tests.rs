@@ -125,13 +125,14 @@ fn a_sixth_trait_has_to_be_earned() {
     check_rust("sidecar/src/capture/mod.rs", "pub trait Source {", &[]);
     check_rust("sidecar/src/protocol/a.rs", "pub trait Source {", &[("five-traits", 2)]);
     check_rust("analyzer/src/query/a.rs", "pub(crate) trait Clock: Send {", &[("five-traits", 2)]);
-    check_rust("analyzer/src/query/a.rs", "impl<T> Clock for T {", &[]);
+    check_rust("analyzer/src/query/a.rs", "impl<T> Clock for T {\n}\ntrait OfThisFile {", &[]);
 }
 
 #[test]
 fn files_begin_with_a_header() {
     check("wire/src/a.rs", "use std::fmt;\n", &[("header", 1)]);
     check("wire/src/a.rs", "//!\nuse std::fmt;\n", &[("header", 1)]);
+    check("wire/src/a/tests.rs", "use super::*;\n", &[]);
     check("wire/src/a.rs", "#![no_std]\n//! Says what it is for.\n", &[]);
 }
 
