@@ -1,1 +1,3 @@
 //! Analyzer.
+
+pub mod clickhouse_endpoint;
