@@ -9,6 +9,7 @@ use std::fmt;
 use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 /// How many of the last lines of a failed program are shown.
@@ -87,36 +88,55 @@ pub fn step(label: &str, command: &mut Command) -> Result<()> {
     Err(Failure(format!("`{spelled}` failed ({}); its last lines:\n{}", describe(status), tail.join("\n"))))
 }
 
-fn follow(mut output: impl BufRead, started: Instant) -> Result<VecDeque<String>> {
+fn follow(output: impl BufRead, started: Instant) -> Result<VecDeque<String>> {
     let terminal = std::io::stderr().is_terminal();
+    let latest = Mutex::new(String::new());
+    let (ended, end) = mpsc::channel::<()>();
+    let tail = std::thread::scope(|scope| {
+        // A program that prints nothing for minutes still has to be seen to live.
+        let shown = &latest;
+        scope.spawn(move || {
+            while end.recv_timeout(HEARTBEAT) == Err(mpsc::RecvTimeoutError::Timeout) {
+                if !terminal {
+                    let line = shown.lock().unwrap_or_else(PoisonError::into_inner);
+                    say(format_args!("    {:.0} s: {line}", started.elapsed().as_secs_f64()));
+                }
+            }
+        });
+        let tail = read_tail(output, |line| {
+            if terminal {
+                let shown: String = line.chars().filter(|c| !c.is_control()).take(100).collect();
+                eprint!("\r\x1b[K    {shown}");
+            }
+            line.clone_into(&mut latest.lock().unwrap_or_else(PoisonError::into_inner));
+        });
+        drop(ended);
+        tail
+    });
+    if terminal {
+        eprint!("\r\x1b[K");
+    }
+    tail
+}
+
+fn read_tail(mut output: impl BufRead, mut seen: impl FnMut(&str)) -> Result<VecDeque<String>> {
     let mut tail = VecDeque::new();
-    let mut last_sign = Instant::now();
     let mut raw = Vec::new();
     loop {
         raw.clear();
         if output.read_until(b'\n', &mut raw).doing("reading a program's output")? == 0 {
-            break;
+            return Ok(tail);
         }
         let line = String::from_utf8_lossy(&raw).trim_end().to_owned();
         if line.is_empty() {
             continue;
         }
-        if terminal {
-            let shown: String = line.chars().filter(|c| !c.is_control()).take(100).collect();
-            eprint!("\r\x1b[K    {shown}");
-        } else if last_sign.elapsed() >= HEARTBEAT {
-            last_sign = Instant::now();
-            say(format_args!("    {:.0} s: {line}", started.elapsed().as_secs_f64()));
-        }
+        seen(&line);
         tail.push_back(line);
         if tail.len() > TAIL_LINES {
             tail.pop_front();
         }
     }
-    if terminal {
-        eprint!("\r\x1b[K");
-    }
-    Ok(tail)
 }
 
 /// Runs a program with our terminal; its own progress is the progress.

@@ -27,6 +27,9 @@ pub struct Options {
     /// Only the sidecar beside nginx and wrk
     #[arg(long)]
     live: bool,
+    /// Also the criterion benches of the crates
+    #[arg(long)]
+    micro: bool,
     /// Small captures, short loads: a first look, no figures
     #[arg(long)]
     quick: bool,
@@ -85,9 +88,23 @@ pub fn bench(workspace: &Workspace, cache: &Cache, options: &Options) -> Result<
         report.push('\n');
         report.push_str(&section);
     }
+    if options.micro {
+        micro(workspace)?;
+    }
     let file = place(workspace)?;
     fs::write(&file, report).doing(format_args!("writing {}", file.display()))?;
     say(format_args!("==> {}", file.display()));
+    Ok(())
+}
+
+/// Criterion keeps its own reports, below the target folder.
+fn micro(workspace: &Workspace) -> Result<()> {
+    for package in ["wire", "sidecar", "analyzer"] {
+        if workspace.root().join(package).join("benches").is_dir() {
+            let name = format!("podtap-{package}");
+            run::show(&format!("benches of {name}"), workspace.cargo().args(["bench", "--benches", "-p", &name]))?;
+        }
+    }
     Ok(())
 }
 
