@@ -1,5 +1,13 @@
 //! Sources of packets. All give the same whole packets, so all give the same records.
 
+pub mod ebpf;
+pub mod filter;
+pub mod interfaces;
+pub mod libpcap;
+pub mod own_traffic;
+pub mod pcap_file;
+pub mod ring;
+
 use std::time::Duration;
 
 use podtap_wire::SourceKind;
@@ -21,6 +29,33 @@ pub enum LinkType {
     LinuxSll,
     /// LINKTYPE_LINUX_SLL2 (276).
     LinuxSll2,
+}
+
+impl LinkType {
+    /// The type with this number of the LINKTYPE registry, or of libpcap's DLT numbers on Linux where they differ (12 and 14 are DLT_RAW).
+    pub const fn from_number(number: i32) -> Option<Self> {
+        match number {
+            0 => Some(Self::Null),
+            1 => Some(Self::Ethernet),
+            12 | 14 | 101 | 228 | 229 => Some(Self::Raw),
+            108 => Some(Self::Loop),
+            113 => Some(Self::LinuxSll),
+            276 => Some(Self::LinuxSll2),
+            _ => None,
+        }
+    }
+
+    /// libpcap's DLT number on Linux, for compiling filters.
+    pub const fn dlt(self) -> i32 {
+        match self {
+            Self::Null => 0,
+            Self::Ethernet => 1,
+            Self::Raw => 12,
+            Self::Loop => 108,
+            Self::LinuxSll => 113,
+            Self::LinuxSll2 => 276,
+        }
+    }
 }
 
 /// One packet as its source lends it.
@@ -78,5 +113,39 @@ pub trait Source: Send {
 
 /// Why a source cannot be opened or read.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct CaptureError(pub String);
+pub enum CaptureError {
+    /// The file cannot be opened or read.
+    #[error("cannot read {path}: {reason}")]
+    CannotOpen { path: String, reason: String },
+    /// The file is something else.
+    #[error("{path} is not a capture file: {reason}")]
+    NotACapture { path: String, reason: String },
+    /// The file ends in the middle of something, or holds a block that cannot be; what came before it was delivered.
+    #[error("{path} is cut or damaged at byte {position}: {reason}")]
+    Cut { path: String, position: u64, reason: String },
+    /// There is no such interface.
+    #[error("no interface {name:?} in this network namespace; there are: {present}")]
+    NoInterface { name: String, present: String },
+    /// The kernel refused for want of a capability.
+    #[error("no permission to {action}: {reason}")]
+    NoPermission { action: String, reason: String },
+    /// The user's filter is not a filter.
+    #[error("filter {filter:?}: {reason}")]
+    Filter { filter: String, reason: String },
+    /// This kernel, build or moment does not offer it.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+impl CaptureError {
+    /// The program's exit code for this error (sysexits.h).
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Filter { .. } => 2,
+            Self::NotACapture { .. } | Self::Cut { .. } => 65,
+            Self::CannotOpen { .. } => 66,
+            Self::NoInterface { .. } | Self::Unavailable(_) => 69,
+            Self::NoPermission { .. } => 77,
+        }
+    }
+}
