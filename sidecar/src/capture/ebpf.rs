@@ -3,7 +3,6 @@
 //! Without skips the program passes every packet, so the records are those of the other sources. Opening needs CAP_NET_RAW for the
 //! socket and CAP_BPF for the program; every refusal says which of the two failed, so that `auto` can give the reason in one line.
 
-
 /// The object that `cargo xtask ebpf` built, if the build found one.
 #[cfg(podtap_ebpf_object)]
 pub const OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(env!("PODTAP_EBPF_OBJECT_PATH")));

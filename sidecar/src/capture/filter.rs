@@ -66,8 +66,9 @@ mod tests {
         let mut to_81 = to_80;
         to_81[37] = 81;
         let found = Filter::new(expression).map(|filter| {
-            let matches =
-                |data: &[u8]| filter.matches(&CapturedPacket { timestamp_ns: 0, interface: 0, link_type: LinkType::Ethernet, data, original_length: 60 });
+            let matches = |data: &[u8]| {
+                filter.matches(&CapturedPacket { timestamp_ns: 0, interface: 0, link_type: LinkType::Ethernet, data, original_length: 60 })
+            };
             (matches(&to_80), matches(&to_81))
         });
         match (found, expected) {

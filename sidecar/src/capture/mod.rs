@@ -149,3 +149,43 @@ impl CaptureError {
         }
     }
 }
+
+/// What to capture.
+#[derive(Clone, Debug)]
+pub struct CaptureRequest {
+    /// Which source; for a live one see [`open_live`].
+    pub choice: crate::config::SourceChoice,
+    /// Interfaces by name; none means all that are up.
+    pub interfaces: Vec<String>,
+    /// Filter in pcap-filter syntax.
+    pub filter: Option<String>,
+    /// Kernel buffer on each interface, bytes.
+    pub ring_bytes: usize,
+}
+
+/// A live source that was opened.
+pub struct LiveSource {
+    /// The source.
+    pub source: Box<dyn Source>,
+    /// Where it listens.
+    pub interfaces: Vec<interfaces::Interface>,
+    /// Why eBPF, which was tried first, is not used.
+    pub fallback: Option<String>,
+}
+
+/// Opens `ebpf`, `pcap`, or for `auto` the first of them that the kernel and the capabilities allow.
+pub fn open_live(request: &CaptureRequest) -> Result<LiveSource, CaptureError> {
+    use crate::config::SourceChoice;
+    let interfaces = interfaces::select(&request.interfaces)?;
+    let filter = request.filter.as_deref();
+    let mut fallback = None;
+    if request.choice != SourceChoice::Pcap {
+        match ebpf::open(&interfaces, filter.map(filter::Filter::new).transpose()?, request.ring_bytes) {
+            Ok(source) => return Ok(LiveSource { source, interfaces, fallback: None }),
+            Err(error) if request.choice == SourceChoice::Ebpf || matches!(error, CaptureError::Filter { .. }) => return Err(error),
+            Err(error) => fallback = Some(error.to_string()),
+        }
+    }
+    let source = libpcap::open(&interfaces, filter, request.ring_bytes)?;
+    Ok(LiveSource { source, interfaces, fallback })
+}

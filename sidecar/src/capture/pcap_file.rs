@@ -265,7 +265,11 @@ impl PcapFile {
         let block = match parsed {
             Ok((_, block)) => block,
             // The parser's own error holds the whole block and says no more than this.
-            Err(_) => return Err(self.window.cut(format!("the fields of a block of type {:#x} do not fit its length", word(bytes, 0, big_endian)))),
+            Err(_) => {
+                return Err(self
+                    .window
+                    .cut(format!("the fields of a block of type {:#x} do not fit its length", word(bytes, 0, big_endian))));
+            }
         };
         let delivered = match block {
             Block::InterfaceDescription(description) => {
@@ -330,12 +334,7 @@ fn packet_of<'a>(interface: &SectionInterface, stamp: u64, data: &'a [u8], origi
     CapturedPacket { timestamp_ns, interface: interface.number, link_type: interface.link_type, data, original_length }
 }
 
-fn deliver(
-    counters: &mut SourceCounters,
-    filter: Option<&Filter>,
-    packet: CapturedPacket<'_>,
-    handle: &mut dyn FnMut(CapturedPacket<'_>),
-) {
+fn deliver(counters: &mut SourceCounters, filter: Option<&Filter>, packet: CapturedPacket<'_>, handle: &mut dyn FnMut(CapturedPacket<'_>)) {
     counters.received += 1;
     match filter {
         Some(filter) if !filter.matches(&packet) => counters.filtered += 1,
