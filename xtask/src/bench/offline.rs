@@ -125,18 +125,12 @@ fn podtap_records(output: &Output) -> Option<u64> {
     records(&fs::read_to_string(&output.stderr).ok()?)
 }
 
-/// `"records":123`, or the sum of `"records":{"http":120,"mysql":3}`, in the object that `--stats` prints last.
+/// The sum of `"podtap_records_total":{"http":120,"mysql":3}` in the object that `--stats` prints last.
 fn records(said: &str) -> Option<u64> {
     let object = said.lines().rev().find(|l| l.starts_with('{'))?;
-    let after = object.split_once("\"records\":")?.1.trim_start();
-    let number = |text: &str| text.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u64>().ok();
-    match after.strip_prefix('{') {
-        None => number(after),
-        Some(inside) => {
-            let values = inside.split('}').next()?.split(',').filter(|v| !v.trim().is_empty());
-            values.map(|v| number(v.rsplit(':').next()?.trim())).sum()
-        }
-    }
+    let inside = object.split_once("\"podtap_records_total\":{")?.1.split('}').next()?;
+    let values = inside.split(',').filter(|v| !v.is_empty());
+    values.map(|v| v.rsplit(':').next()?.trim().parse::<u64>().ok()).sum()
 }
 
 fn tshark(recipe: &Recipe, capture: &Path, _: &Path, _: &Path) -> Option<Command> {
@@ -215,10 +209,10 @@ mod tests {
 
     #[test]
     fn the_number_of_records_is_read_from_the_stats() {
-        assert_eq!(records("a message\n{\"packets\":9,\"records\":123,\"x\":1}\n"), Some(123));
-        assert_eq!(records("{\"records\":{\"http\":120,\"mysql\":3},\"x\":{}}"), Some(123));
-        assert_eq!(records("{\"records\": {}}"), Some(0));
-        assert_eq!(records("{\"packets\":9}"), None);
+        let account = "{\"podtap_packets_received_total\":9,\"podtap_records_total\":{\"http\":120,\"mysql\":3},\"podtap_x\":{}}";
+        assert_eq!(records(&format!("a message\n{account}\n")), Some(123));
+        assert_eq!(records("{\"podtap_records_total\":{}}"), Some(0));
+        assert_eq!(records("{\"podtap_packets_received_total\":9}"), None);
         assert_eq!(records("error: no such file"), None);
     }
 }
