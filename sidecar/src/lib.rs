@@ -4,7 +4,11 @@
 //! [`pipeline`] is the pure core (no IO, no clock); [`eventloop`] is the only place with threads, sockets and time.
 
 pub mod capture;
+pub mod packet;
 pub mod pipeline;
+pub mod protocol;
+pub mod reassembly;
+pub mod record;
 
 pub mod admin;
 pub mod config;

@@ -1,0 +1,344 @@
+//! Between reassembly and decoders: detection, inboxes for incomplete messages, caps.
+//!
+//! Guarantee: bytes that arrive in order and complete are lent to the decoder straight from the packet; only the rest of an
+//! incomplete message is copied. Detection looks at a bounded number of segments of a connection and then never again.
+
+use super::{
+    Connection, Decoder, Discard, Ending, Gap, Incident, Input, Outbox, Output, PROTOCOLS, Probe, Progress, Sender, Start, Unwanted,
+    Verdict,
+};
+use crate::reassembly::{Close, End, Event, FlowFacts, Mark};
+
+/// Bytes of a segment that detection may look at, and wait for.
+pub const PROBE_BYTES: usize = 512;
+/// Segments of one connection that detection looks at before it gives the connection up for good: enough to find the next
+/// message boundary behind a large body that the capture started in.
+const MAX_PROBES: u32 = 4096;
+/// As above for a connection whose first byte was seen: what is not recognised at once rarely is later.
+const MAX_PROBES_FROM_START: u32 = 32;
+/// Largest message head that is buffered; decoders read bodies as they come.
+pub const MAX_MESSAGE_BYTES: usize = 256 << 10;
+/// An inbox that grew beyond this gives its memory back when it is empty.
+const INBOX_KEEP_BYTES: usize = 4 << 10;
+
+/// Incomplete bytes of one stream.
+#[derive(Debug, Default)]
+struct Inbox {
+    bytes: Vec<u8>,
+    marks: Vec<Mark>,
+    need: usize,
+}
+
+impl Inbox {
+    fn clear(&mut self, outbox: &mut Outbox) -> usize {
+        let length = self.bytes.len();
+        outbox.buffered_bytes -= length;
+        self.bytes.clear();
+        self.marks.clear();
+        self.need = 0;
+        if self.bytes.capacity() > INBOX_KEEP_BYTES {
+            self.bytes = Vec::new();
+        }
+        length
+    }
+
+    fn push(&mut self, mark: Mark, bytes: &[u8], outbox: &mut Outbox) {
+        outbox.buffered_bytes += bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        self.marks.push(mark);
+    }
+
+    /// Forgets the first `length` bytes.
+    fn consume(&mut self, length: usize, outbox: &mut Outbox) {
+        if length >= self.bytes.len() {
+            self.clear(outbox);
+            return;
+        }
+        outbox.buffered_bytes -= length;
+        self.bytes.drain(..length);
+        let Some(first) = self.marks.first().map(|mark| mark.offset + length as u64) else { return };
+        let keep = self.marks.partition_point(|mark| mark.offset <= first).saturating_sub(1);
+        self.marks.drain(..keep);
+        if let Some(mark) = self.marks.first_mut() {
+            mark.offset = first;
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Phase {
+    Undecided { probes: u32 },
+    Decoding { decoder: Box<dyn Decoder>, client: End },
+    Opaque,
+}
+
+/// What is kept for each connection.
+#[derive(Debug)]
+pub struct Conversation {
+    phase: Phase,
+    inboxes: [Inbox; 2],
+    /// Offset behind the last byte or gap of each stream.
+    offsets: [u64; 2],
+    next_index: u64,
+    /// Wish of the decoder, for the pipeline to carry out.
+    pub unwanted: Option<(End, u64)>,
+}
+
+impl Default for Conversation {
+    fn default() -> Self {
+        Self { phase: Phase::Undecided { probes: 0 }, inboxes: Default::default(), offsets: [0; 2], next_index: 0, unwanted: None }
+    }
+}
+
+impl Conversation {
+    /// Takes what reassembly hands out.
+    pub fn handle(&mut self, facts: &FlowFacts, event: Event<'_>, outbox: &mut Outbox) {
+        match event {
+            Event::Data { sender, mark, bytes } => {
+                self.offsets[sender] = mark.offset + bytes.len() as u64;
+                self.data(facts, sender, mark, bytes, outbox);
+            }
+            Event::Gap { sender, offset, length, skipped } => {
+                self.offsets[sender] = offset + length;
+                self.gap(facts, sender, offset, length, skipped, outbox);
+            }
+            Event::Finished { sender, .. } => {
+                if let Phase::Decoding { client, .. } = &self.phase {
+                    let ending = Ending::Finished(role(*client, sender));
+                    self.end(facts, ending, outbox);
+                }
+            }
+            Event::Closed(why) => self.close(facts, why, outbox),
+        }
+    }
+
+    fn data(&mut self, facts: &FlowFacts, sender: End, mark: Mark, bytes: &[u8], outbox: &mut Outbox) {
+        match &mut self.phase {
+            Phase::Opaque => outbox.discarded[Discard::UnknownProtocol as usize] += bytes.len() as u64,
+            Phase::Undecided { .. } => self.probe(facts, sender, mark, bytes, outbox),
+            Phase::Decoding { .. } if self.inboxes[sender].bytes.is_empty() => {
+                let taken = self.feed(facts, sender, bytes, &[mark], outbox);
+                self.keep(
+                    facts,
+                    sender,
+                    Mark { offset: mark.offset + taken as u64, ..mark },
+                    bytes.get(taken..).unwrap_or_default(),
+                    outbox,
+                );
+            }
+            Phase::Decoding { .. } => {
+                self.keep(facts, sender, mark, bytes, outbox);
+                self.feed_inbox(facts, sender, outbox);
+            }
+        }
+    }
+
+    /// Keeps bytes for later, within the caps.
+    fn keep(&mut self, facts: &FlowFacts, sender: End, mark: Mark, bytes: &[u8], outbox: &mut Outbox) {
+        if bytes.is_empty() {
+            return;
+        }
+        if !matches!(self.phase, Phase::Decoding { .. } | Phase::Undecided { .. }) {
+            outbox.discarded[Discard::UnknownProtocol as usize] += bytes.len() as u64;
+            return;
+        }
+        let why = if self.inboxes[sender].bytes.len() + bytes.len() > MAX_MESSAGE_BYTES + PROBE_BYTES
+            && self.inboxes[sender].bytes.len() >= MAX_MESSAGE_BYTES
+        {
+            Some(Discard::TooLarge)
+        } else if outbox.buffered_bytes + bytes.len() > outbox.buffer_limit {
+            Some(Discard::BufferFull)
+        } else {
+            None
+        };
+        let Some(why) = why else {
+            self.inboxes[sender].push(mark, bytes, outbox);
+            return;
+        };
+        // What cannot be kept becomes a hole, which decoders know how to live with.
+        let offset = self.inboxes[sender].marks.first().map_or(mark.offset, |first| first.offset);
+        let length = self.inboxes[sender].clear(outbox) + bytes.len();
+        outbox.discarded[why as usize] += length as u64;
+        self.gap(facts, sender, offset, length as u64, false, outbox);
+    }
+
+    fn feed_inbox(&mut self, facts: &FlowFacts, sender: End, outbox: &mut Outbox) {
+        let inbox = &mut self.inboxes[sender];
+        if inbox.bytes.len() < inbox.need {
+            return;
+        }
+        // The inbox is lent to the decoder while the conversation stays usable.
+        let bytes = std::mem::take(&mut inbox.bytes);
+        let marks = std::mem::take(&mut inbox.marks);
+        let taken = self.feed(facts, sender, &bytes, &marks, outbox);
+        let inbox = &mut self.inboxes[sender];
+        inbox.bytes = bytes;
+        inbox.marks = marks;
+        match self.phase {
+            Phase::Decoding { .. } => inbox.consume(taken, outbox),
+            _ => {
+                let length = inbox.clear(outbox).saturating_sub(taken);
+                outbox.discarded[Discard::UnknownProtocol as usize] += length as u64;
+            }
+        }
+    }
+
+    /// Lends bytes to the decoder; returns how many it took.
+    fn feed(&mut self, facts: &FlowFacts, sender: End, bytes: &[u8], marks: &[Mark], outbox: &mut Outbox) -> usize {
+        let Phase::Decoding { decoder, client } = &mut self.phase else { return 0 };
+        let connection = connection(facts, *client);
+        let mut unwanted = None;
+        let mut out = Output { connection: &connection, next_index: &mut self.next_index, outbox, unwanted: &mut unwanted };
+        let offset = marks.first().map_or(0, |mark| mark.offset);
+        let mut input = Input { sender: role(*client, sender), data: bytes, offset, marks, base: facts.base[sender] };
+        let mut rejected = false;
+        self.inboxes[sender].need = 0;
+        while !input.data.is_empty() {
+            match decoder.data(&input, &mut out) {
+                Progress::Consumed(length) if length > 0 => input = input.after(length),
+                Progress::Consumed(_) => break,
+                Progress::Need(length) => {
+                    self.inboxes[sender].need = length.min(MAX_MESSAGE_BYTES);
+                    break;
+                }
+                Progress::Reject => {
+                    rejected = true;
+                    break;
+                }
+            }
+        }
+        if rejected {
+            out.count(Incident::Rejected);
+            self.phase = Phase::Opaque;
+        }
+        let client = match &self.phase {
+            Phase::Decoding { client, .. } => *client,
+            _ => 0,
+        };
+        if let Some(Unwanted { sender, until }) = unwanted {
+            self.unwanted = Some((if sender == Sender::Client { client } else { 1 - client }, until));
+        }
+        bytes.len() - input.data.len()
+    }
+
+    fn probe(&mut self, facts: &FlowFacts, sender: End, mark: Mark, bytes: &[u8], outbox: &mut Outbox) {
+        let Phase::Undecided { probes } = &mut self.phase else { return };
+        *probes += 1;
+        let limit = if facts.client.is_some() { MAX_PROBES_FROM_START } else { MAX_PROBES };
+        let exhausted = *probes > limit;
+        if !self.inboxes[sender].bytes.is_empty() {
+            self.inboxes[sender].push(mark, bytes, outbox);
+            let held = std::mem::take(&mut self.inboxes[sender].bytes);
+            let first = self.inboxes[sender].marks.first().map_or(mark.offset, |first| first.offset);
+            let verdict = self.judge(facts, sender, first, &held, outbox);
+            self.inboxes[sender].bytes = held;
+            match verdict {
+                Verdict::Yes(_) => {}
+                Verdict::Maybe if !exhausted => {}
+                _ => {
+                    let length = self.inboxes[sender].clear(outbox);
+                    outbox.discarded[Discard::UnknownProtocol as usize] += length as u64;
+                }
+            }
+        } else {
+            match self.judge(facts, sender, mark.offset, bytes, outbox) {
+                Verdict::Yes(_) => {
+                    let taken = self.feed(facts, sender, bytes, &[mark], outbox);
+                    self.keep(
+                        facts,
+                        sender,
+                        Mark { offset: mark.offset + taken as u64, ..mark },
+                        bytes.get(taken..).unwrap_or_default(),
+                        outbox,
+                    );
+                    self.feed_inbox(facts, 1 - sender, outbox);
+                    return;
+                }
+                Verdict::Maybe if !exhausted => self.inboxes[sender].push(mark, bytes, outbox),
+                _ => outbox.discarded[Discard::UnknownProtocol as usize] += bytes.len() as u64,
+            }
+        }
+        if matches!(self.phase, Phase::Decoding { .. }) {
+            self.feed_inbox(facts, sender, outbox);
+            self.feed_inbox(facts, 1 - sender, outbox);
+        } else if exhausted {
+            self.phase = Phase::Opaque;
+            for inbox in &mut self.inboxes {
+                let length = inbox.clear(outbox);
+                outbox.discarded[Discard::UnknownProtocol as usize] += length as u64;
+            }
+        }
+    }
+
+    /// Asks all protocols; on a yes the decoder is there.
+    fn judge(&mut self, facts: &FlowFacts, sender: End, offset: u64, bytes: &[u8], outbox: &Outbox) -> Verdict {
+        let from_start = facts.client.is_some() && offset == 0;
+        let likely = if facts.ends[sender].1 < facts.ends[1 - sender].1 { Sender::Server } else { Sender::Client };
+        let probe = Probe { data: bytes, from_start, sender: facts.client.map(|client| role(client, sender)), likely };
+        let mut verdict = Verdict::No;
+        for row in PROTOCOLS {
+            match (row.detect)(&probe) {
+                Verdict::No => {}
+                Verdict::Maybe if bytes.len() < PROBE_BYTES && outbox.buffered_bytes + PROBE_BYTES < outbox.buffer_limit => {
+                    verdict = Verdict::Maybe;
+                }
+                Verdict::Maybe => {}
+                Verdict::Yes(found) => {
+                    let client = if found == Sender::Client { sender } else { 1 - sender };
+                    let server = 1 - client;
+                    let waiting = self.inboxes[server].marks.first().map(|mark| mark.offset);
+                    let server_offset = if server == sender { offset } else { waiting.unwrap_or(self.offsets[server]) };
+                    let untouched = from_start && (waiting == Some(0) || self.offsets[1 - sender] == 0);
+                    self.phase = Phase::Decoding { decoder: (row.decoder)(Start { from_start: untouched, server_offset }), client };
+                    return Verdict::Yes(found);
+                }
+            }
+        }
+        verdict
+    }
+
+    fn gap(&mut self, facts: &FlowFacts, sender: End, offset: u64, length: u64, skipped: bool, outbox: &mut Outbox) {
+        // The rest of an incomplete message will never be whole.
+        let stale = self.inboxes[sender].clear(outbox);
+        match &mut self.phase {
+            Phase::Decoding { decoder, client } => {
+                outbox.discarded[Discard::Resync as usize] += stale as u64;
+                let connection = connection(facts, *client);
+                let gap = Gap { sender: role(*client, sender), offset, length, skipped };
+                let mut out = Output { connection: &connection, next_index: &mut self.next_index, outbox, unwanted: &mut None };
+                decoder.gap(&gap, &mut out);
+            }
+            _ => outbox.discarded[Discard::UnknownProtocol as usize] += stale as u64,
+        }
+    }
+
+    fn end(&mut self, facts: &FlowFacts, ending: Ending, outbox: &mut Outbox) {
+        if let Phase::Decoding { decoder, client } = &mut self.phase {
+            let connection = connection(facts, *client);
+            let mut out = Output { connection: &connection, next_index: &mut self.next_index, outbox, unwanted: &mut None };
+            decoder.end(ending, &mut out);
+        }
+    }
+
+    fn close(&mut self, facts: &FlowFacts, why: Close, outbox: &mut Outbox) {
+        self.end(facts, Ending::Closed(why), outbox);
+        if why == Close::RequestTimeout {
+            return;
+        }
+        let discard = if matches!(self.phase, Phase::Decoding { .. }) { Discard::Resync } else { Discard::UnknownProtocol };
+        for inbox in &mut self.inboxes {
+            let length = inbox.clear(outbox);
+            outbox.discarded[discard as usize] += length as u64;
+            *inbox = Inbox::default();
+        }
+        self.phase = Phase::Opaque;
+    }
+}
+
+fn role(client: End, sender: End) -> Sender {
+    if client == sender { Sender::Client } else { Sender::Server }
+}
+
+fn connection(facts: &FlowFacts, client: End) -> Connection {
+    Connection { id: facts.id, client: facts.ends[client], server: facts.ends[1 - client] }
+}

@@ -1,0 +1,445 @@
+//! Joins both streams of a connection into exchanges. The client's side is here, the server's in [`super::results`].
+
+use podtap_wire::{Protocol, Status};
+
+use super::super::exchange::{Detail, ErrorType, MysqlDetail};
+use super::super::pairing::{Admission, Pairing};
+use super::super::{Decoder, Discard, Ending, Exchange, Gap, Incident, Input, Output, Progress, Sender, Start, tls};
+use super::command::{self, Answered, Command};
+use super::frame::{FULL, Fields, HEADER, Header};
+use super::handshake::{self, CLIENT_QUERY_ATTRIBUTES, CLIENT_SSL, SSL_REQUEST_LENGTH};
+use super::parameters;
+use super::results::Answer;
+use super::session::Session;
+use crate::reassembly::Close;
+
+/// Bytes of a statement that are kept: longer ones are bulk inserts, whose fingerprint is settled long before.
+pub(super) const MAX_STATEMENT: usize = 64 << 10;
+/// PARAMETER_COUNT_AVAILABLE in an EXECUTE's flags.
+const PARAMETER_COUNT_AVAILABLE: u8 = 0x08;
+
+/// Where a connection stands.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// Nothing seen that tells.
+    Unknown,
+    /// The greeting was seen, the login is awaited.
+    Login,
+    /// Between login and OK or ERR.
+    Authentication,
+    /// Commands.
+    Command,
+    /// Encrypted from here on.
+    Tls(Box<dyn Decoder>),
+    /// Not readable from here on.
+    Opaque(Discard),
+}
+
+/// Packets of one stream.
+#[derive(Debug, Default)]
+pub(super) struct Reader {
+    /// Bytes of the current packet that are still to come and need no look.
+    pub left: usize,
+    /// The next packet continues this one.
+    pub continued: bool,
+    /// Position unknown.
+    pub lost: bool,
+    /// Sequence number of the last packet.
+    pub sequence: u8,
+}
+
+impl Reader {
+    /// Takes note of a packet of which `seen` payload bytes were looked at.
+    pub fn pass(&mut self, header: Header, seen: usize) {
+        self.left = header.length - seen.min(header.length);
+        self.continued = header.length == FULL;
+        self.sequence = header.sequence;
+    }
+
+    /// True when the packet, with its continuations, is over.
+    pub fn is_over(&self) -> bool {
+        self.left == 0 && !self.continued
+    }
+}
+
+/// Whose bytes the client's current packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Receiver {
+    Nobody,
+    /// A command without an answer.
+    Unanswered,
+    /// The newest open exchange.
+    Newest,
+    /// The exchange that is being answered (file contents, authentication).
+    Oldest,
+}
+
+/// The decoder.
+#[derive(Debug)]
+pub(super) struct Mysql {
+    pub(super) phase: Phase,
+    pub(super) client: Reader,
+    pub(super) server: Reader,
+    pub(super) session: Session,
+    pub(super) pairing: Pairing,
+    pub(super) answer: Answer,
+    pub(super) server_offset: u64,
+    pub(super) confirmed: bool,
+    /// The answer ends with the packet that is being passed.
+    pub(super) answer_ends: bool,
+    receiver: Receiver,
+    unanswered: Option<Box<Exchange>>,
+}
+
+impl Mysql {
+    pub fn new(start: Start) -> Self {
+        Self {
+            phase: Phase::Unknown,
+            client: Reader::default(),
+            server: Reader { lost: false, ..Reader::default() },
+            session: Session::default(),
+            pairing: Pairing::new(start.from_start),
+            answer: Answer::First,
+            server_offset: start.server_offset,
+            confirmed: false,
+            answer_ends: false,
+            receiver: Receiver::Nobody,
+            unanswered: None,
+        }
+    }
+
+    fn receiver(&mut self) -> Option<&mut Exchange> {
+        match self.receiver {
+            Receiver::Nobody => None,
+            Receiver::Unanswered => self.unanswered.as_deref_mut(),
+            Receiver::Newest => self.pairing.back(),
+            Receiver::Oldest => self.pairing.front(),
+        }
+    }
+
+    fn client_data(&mut self, input: &Input<'_>, out: &mut Output<'_>) -> Progress {
+        if self.client.left > 0 {
+            let taken = self.client.left.min(input.data.len());
+            self.client.left -= taken;
+            self.request_bytes(input, taken, out);
+            return Progress::Consumed(taken);
+        }
+        let Some(header) = Header::parse(input.data) else { return Progress::Need(HEADER) };
+        let payload = input.data.get(HEADER..).unwrap_or_default();
+        if self.client.continued {
+            self.client.pass(header, 0);
+            self.request_bytes(input, HEADER, out);
+            return Progress::Consumed(HEADER);
+        }
+        if self.client.lost {
+            if header.sequence != 0 || !command::is_plausible(payload, header.length) {
+                return discard_all(input, Discard::Resync, out);
+            }
+            self.client.lost = false;
+        }
+        match self.phase {
+            Phase::Login | Phase::Unknown if header.sequence == 1 => self.login(input, header, payload, out),
+            Phase::Unknown | Phase::Command if header.sequence == 0 => {
+                self.phase = Phase::Command;
+                self.command(input, header, payload, out)
+            }
+            Phase::Authentication | Phase::Command => {
+                // Authentication data or the contents of a LOCAL INFILE: part of the exchange that is being answered.
+                self.receiver = Receiver::Oldest;
+                self.client.pass(header, 0);
+                self.request_bytes(input, HEADER, out);
+                Progress::Consumed(HEADER)
+            }
+            _ => self.malformed(input, Sender::Client, out),
+        }
+    }
+
+    /// Counts bytes of the client's current packet, up to `end` of the input, and ends the request with the packet.
+    fn request_bytes(&mut self, input: &Input<'_>, end: usize, out: &mut Output<'_>) {
+        let over = self.client.is_over();
+        let file_or_login = self.receiver == Receiver::Oldest;
+        match self.receiver() {
+            Some(exchange) => {
+                exchange.request.bytes += end as u64;
+                if over && !file_or_login {
+                    exchange.request.finish(input, end);
+                }
+            }
+            None => out.discard(Discard::Resync, end),
+        }
+        if over && self.receiver == Receiver::Unanswered {
+            self.finish_unanswered(out);
+        }
+    }
+
+    fn finish_unanswered(&mut self, out: &mut Output<'_>) {
+        self.receiver = Receiver::Nobody;
+        if let Some(exchange) = self.unanswered.take() {
+            out.finish(exchange);
+        }
+    }
+
+    fn login(&mut self, input: &Input<'_>, header: Header, payload: &[u8], out: &mut Output<'_>) -> Progress {
+        let wanted = header.length.min(MAX_STATEMENT);
+        let Some(payload) = payload.get(..wanted) else { return Progress::Need(HEADER + wanted) };
+        if header.length == SSL_REQUEST_LENGTH && handshake::capabilities(payload, false).is_some_and(|caps| caps & CLIENT_SSL != 0) {
+            let start = Start { from_start: true, server_offset: self.server_offset };
+            self.phase = Phase::Tls(tls::decoder(start));
+            out.discard(Discard::Opaque, HEADER + wanted);
+            return Progress::Consumed(HEADER + wanted);
+        }
+        let Some(login) = handshake::login(payload, self.session.mariadb) else {
+            return self.malformed(input, Sender::Client, out);
+        };
+        self.session.agree(login.capabilities);
+        self.session.user = String::from_utf8_lossy(login.user).into_owned();
+        self.session.schema = String::from_utf8_lossy(login.schema).into_owned();
+        let mut exchange = self.begin(input, &command::CONNECT, out);
+        exchange.request.bytes = (HEADER + wanted) as u64;
+        self.client.pass(header, wanted);
+        if self.client.is_over() {
+            exchange.request.finish(input, HEADER + wanted);
+        }
+        // A login is the first thing on its connection: nothing can be open before it.
+        self.pairing = Pairing::new(true);
+        self.pairing.push(exchange);
+        self.receiver = Receiver::Newest;
+        self.phase = Phase::Authentication;
+        self.answer = Answer::First;
+        self.server.lost = false;
+        self.confirmed = true;
+        Progress::Consumed(HEADER + wanted)
+    }
+
+    /// A new exchange whose request begins with the input.
+    pub(super) fn begin(&self, input: &Input<'_>, command: &Command, out: &mut Output<'_>) -> Box<Exchange> {
+        let mut exchange = out.begin(Protocol::Mysql);
+        exchange.request.start(input, 0);
+        let mut detail =
+            MysqlDetail { command: command.name, code: command.code, floor: input.acknowledged_at(0), ..MysqlDetail::default() };
+        self.session.stamp(&mut exchange, &mut detail);
+        exchange.detail = Detail::Mysql(detail);
+        exchange
+    }
+
+    fn command(&mut self, input: &Input<'_>, header: Header, payload: &[u8], out: &mut Output<'_>) -> Progress {
+        let wanted = header.length.min(MAX_STATEMENT);
+        let Some(payload) = payload.get(..wanted) else { return Progress::Need(HEADER + wanted) };
+        let Some((code, arguments)) = payload.split_first() else { return self.malformed(input, Sender::Client, out) };
+        let Some(command) = command::find(*code) else { return self.malformed(input, Sender::Client, out) };
+        let unanswered = matches!(command.answered, Answered::Never | Answered::Stream);
+        let admission = match unanswered {
+            true => Admission::Certain,
+            false => self.pairing.admit(input.acknowledged_at(0), self.server_offset, out),
+        };
+        if admission == Admission::Realigned {
+            self.answer = Answer::First;
+            self.answer_ends = false;
+            self.server = Reader::default();
+        }
+        let mut exchange = self.begin(input, command, out);
+        exchange.request.bytes = (HEADER + wanted) as u64;
+        self.arguments(&mut exchange, command, arguments, header.length > wanted, out);
+        self.client.pass(header, wanted);
+        if self.client.is_over() {
+            exchange.request.finish(input, HEADER + wanted);
+        }
+        match (unanswered, admission) {
+            (true, _) => {
+                self.unanswered = Some(exchange);
+                self.receiver = Receiver::Unanswered;
+                if self.client.is_over() {
+                    self.finish_unanswered(out);
+                }
+                if command.answered == Answered::Stream {
+                    self.phase = Phase::Opaque(Discard::Opaque);
+                }
+            }
+            (false, Admission::Uncertain) => {
+                self.receiver = Receiver::Nobody;
+                out.leave_out(exchange, Incident::RequestUncertain);
+            }
+            (false, _) => {
+                self.pairing.push(exchange);
+                self.receiver = Receiver::Newest;
+            }
+        }
+        Progress::Consumed(HEADER + wanted)
+    }
+
+    /// Reads what a command says.
+    fn arguments(&mut self, exchange: &mut Exchange, command: &Command, arguments: &[u8], cut: bool, out: &mut Output<'_>) {
+        let Detail::Mysql(mut detail) = exchange.detail else { return };
+        detail.statement_cut = cut;
+        match command.code {
+            command::COM_QUERY => {
+                let found = command::statement(arguments, self.session.capabilities);
+                detail.statement = exchange.put(found.map_or(arguments, |found| found.statement));
+            }
+            command::COM_STMT_PREPARE => detail.statement = exchange.put(arguments),
+            command::COM_INIT_DB => detail.wanted_schema = exchange.put(arguments),
+            command::COM_CHANGE_USER => {
+                if let Some((user, schema)) = handshake::change_user(arguments) {
+                    detail.wanted_user = exchange.put(user);
+                    detail.wanted_schema = exchange.put(schema);
+                }
+            }
+            command::COM_STMT_EXECUTE
+            | command::COM_STMT_BULK_EXECUTE
+            | command::COM_STMT_FETCH
+            | command::COM_STMT_RESET
+            | command::COM_STMT_CLOSE
+            | command::COM_STMT_SEND_LONG_DATA => self.statement(exchange, &mut detail, arguments, out),
+            _ => {}
+        }
+        exchange.detail = Detail::Mysql(detail);
+    }
+
+    fn statement(&mut self, exchange: &mut Exchange, detail: &mut MysqlDetail, arguments: &[u8], out: &mut Output<'_>) {
+        let mut fields = Fields(arguments);
+        let Some(id) = fields.u32() else { return };
+        detail.statement_id = id;
+        let query_attributes = self.session.has(CLIENT_QUERY_ATTRIBUTES);
+        if let Some(statement) = self.session.statement(id) {
+            detail.statement = exchange.put(statement.text.as_bytes());
+            detail.statement_cut = statement.cut;
+            if out.outbox.unmask && detail.code == command::COM_STMT_EXECUTE {
+                let flags = fields.u8().unwrap_or(0);
+                fields.u32();
+                let named = query_attributes && flags & PARAMETER_COUNT_AVAILABLE != 0;
+                parameters::keep(exchange, fields.0, statement.parameters, query_attributes, named, &mut statement.kinds);
+            }
+        } else if let Some(text) = self.pending_prepare(id) {
+            detail.statement = exchange.put(text.as_bytes());
+        } else if detail.code != command::COM_STMT_CLOSE {
+            out.count(Incident::StatementUnknown);
+        }
+        if detail.code == command::COM_STMT_CLOSE {
+            self.session.close_statement(id);
+        }
+    }
+
+    /// Text of a PREPARE that is not answered yet: MariaDB clients send the EXECUTE right behind it, with -1 for the id.
+    fn pending_prepare(&mut self, id: u32) -> Option<String> {
+        let exchange = self.pairing.back().filter(|_| id == u32::MAX)?;
+        match exchange.detail {
+            Detail::Mysql(detail) if detail.code == command::COM_STMT_PREPARE => Some(exchange.text(detail.statement).to_owned()),
+            _ => None,
+        }
+    }
+
+    pub(super) fn malformed(&mut self, input: &Input<'_>, sender: Sender, out: &mut Output<'_>) -> Progress {
+        if !self.confirmed {
+            self.pairing.abandon(Incident::Rejected, out);
+            return Progress::Reject;
+        }
+        match sender {
+            Sender::Client => self.lose_requests(),
+            Sender::Server => self.lose_answers(out),
+        }
+        discard_all(input, Discard::Malformed, out)
+    }
+
+    fn lose_requests(&mut self) {
+        self.client = Reader { lost: true, ..Reader::default() };
+        self.pairing.lose_requests();
+        self.unanswered = None;
+        self.receiver = Receiver::Nobody;
+    }
+
+    fn client_gap(&mut self, gap: &Gap, out: &mut Output<'_>) {
+        let survives = gap.length <= self.client.left as u64;
+        if let Some(exchange) = self.receiver()
+            && !exchange.request.done
+        {
+            exchange.request.bytes += gap.length;
+            exchange.request.lost += if gap.skipped { 0 } else { gap.length };
+            exchange.partial |= !gap.skipped;
+            exchange.request.done = !survives;
+        }
+        if !survives {
+            return self.lose_requests();
+        }
+        self.client.left -= gap.length as usize;
+        if self.client.is_over() {
+            if let Some(exchange) = self.receiver() {
+                exchange.request.done = true;
+            }
+            if self.receiver == Receiver::Unanswered {
+                self.finish_unanswered(out);
+            }
+        }
+    }
+
+    fn close(&mut self, why: Close, out: &mut Output<'_>) {
+        if let Some(exchange) = self.unanswered.take() {
+            out.leave_out(exchange, Incident::RequestUncertain);
+        }
+        let lost = self.pairing.answers_lost();
+        while let Some(mut exchange) = self.pairing.pop() {
+            let answered = exchange.response.first_ns.is_some();
+            match why {
+                Close::Evicted => {
+                    out.leave_out(exchange, Incident::Evicted);
+                    continue;
+                }
+                _ if lost && !answered => {
+                    out.leave_out(exchange, Incident::AnswerLost);
+                    continue;
+                }
+                Close::CaptureEnded | Close::Idle => exchange.partial = true,
+                Close::Reset => exchange.error = ErrorType::Transport("connection_reset"),
+                Close::RequestTimeout => exchange.error = ErrorType::Transport("timeout"),
+                Close::Finished | Close::Replaced => exchange.error = ErrorType::Transport("connection_closed"),
+            }
+            if !answered {
+                exchange.status = Status::NoResponse;
+            }
+            out.finish(exchange);
+        }
+        self.lose_answers(out);
+    }
+}
+
+impl Decoder for Mysql {
+    fn data(&mut self, input: &Input<'_>, out: &mut Output<'_>) -> Progress {
+        let progress = match (&mut self.phase, input.sender) {
+            (Phase::Tls(tls), _) => tls.data(input, out),
+            (Phase::Opaque(why), _) => discard_all(input, *why, out),
+            (_, Sender::Client) => self.client_data(input, out),
+            (_, Sender::Server) => self.server_data(input, out),
+        };
+        if let (Progress::Consumed(length), Sender::Server) = (progress, input.sender) {
+            self.server_offset = input.offset + length as u64;
+        }
+        progress
+    }
+
+    fn gap(&mut self, gap: &Gap, out: &mut Output<'_>) {
+        if gap.sender == Sender::Server {
+            self.server_offset = gap.offset + gap.length;
+        }
+        match (&mut self.phase, gap.sender) {
+            (Phase::Tls(tls), _) => tls.gap(gap, out),
+            (Phase::Opaque(_), _) => {}
+            (_, Sender::Client) => self.client_gap(gap, out),
+            (_, Sender::Server) => self.server_gap(gap, out),
+        }
+    }
+
+    fn end(&mut self, ending: Ending, out: &mut Output<'_>) {
+        if let Phase::Tls(tls) = &mut self.phase {
+            return tls.end(ending, out);
+        }
+        match ending {
+            Ending::Finished(Sender::Server) => self.close(Close::Finished, out),
+            Ending::Finished(Sender::Client) => {}
+            Ending::Closed(why) => self.close(why, out),
+        }
+    }
+}
+
+pub(super) fn discard_all(input: &Input<'_>, why: Discard, out: &mut Output<'_>) -> Progress {
+    out.discard(why, input.data.len());
+    Progress::Consumed(input.data.len())
+}

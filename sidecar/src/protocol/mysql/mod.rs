@@ -1,0 +1,46 @@
+//! MySQL 4.1 to 9.x and MariaDB (MySQL "Client/Server Protocol" in the source documentation; MariaDB "Clientserver Protocol").
+//!
+//! [`frame`] knows packets and integers, [`handshake`] the login, [`command`] what clients send, [`answer`] what servers send,
+//! [`decoder`] joins them. Capabilities that were not seen are inferred from the bytes, which a capture that starts in the middle
+//! of a connection needs.
+
+mod answer;
+mod command;
+mod decoder;
+mod frame;
+mod handshake;
+mod parameters;
+mod results;
+mod session;
+#[cfg(test)]
+mod tests;
+
+use super::{Decoder, Probe, Sender, Start, Verdict};
+
+/// Recognises the server's greeting, or a command that fills its segment exactly.
+pub fn detect(probe: &Probe<'_>) -> Verdict {
+    let data = probe.data;
+    let Some(packet) = frame::Header::parse(data) else {
+        return Verdict::No;
+    };
+    let payload = data.get(frame::HEADER..).unwrap_or_default();
+    if packet.sequence != 0 || packet.length == 0 {
+        return Verdict::No;
+    }
+    if probe.sender != Some(Sender::Client) && handshake::is_greeting(payload, packet.length) {
+        return Verdict::Yes(Sender::Server);
+    }
+    let refused = probe.from_start && probe.sender == Some(Sender::Server) && payload.len() == packet.length && answer::is_refusal(payload);
+    if refused {
+        return Verdict::Yes(Sender::Server);
+    }
+    if probe.sender != Some(Sender::Server) && !probe.from_start && command::is_certain(payload, packet.length) {
+        return Verdict::Yes(Sender::Client);
+    }
+    Verdict::No
+}
+
+/// A reader of one connection.
+pub fn decoder(start: Start) -> Box<dyn Decoder> {
+    Box::new(decoder::Mysql::new(start))
+}

@@ -1,0 +1,160 @@
+//! Pairing of answers with requests: first in, first out, as long as that is certain.
+//!
+//! After a hole, or when joined in the middle, nobody can know how many requests are open. Then TCP's own numbers tell: a client
+//! that has nothing in flight has acknowledged all answers when it sends a request, so that request's answer begins exactly at the
+//! number acknowledged with its first byte (its *floor*). Guarantee: a request is paired by order or by its floor, never by luck;
+//! what is left is left out and counted. Misuse to avoid: pushing requests without passing by [`Pairing::admit`].
+
+use std::collections::VecDeque;
+
+use super::{Exchange, Incident, Output};
+
+/// Most requests in flight on one connection: far more than clients pipeline, and it bounds what a flood of requests
+/// without answers can hold.
+const MAX_IN_FLIGHT: usize = 1024;
+
+/// Open exchanges of one connection.
+#[derive(Debug)]
+pub struct Pairing {
+    queue: VecDeque<Box<Exchange>>,
+    /// Requests may have been missed since the last certain point.
+    request_hole: bool,
+    /// Answers may have been missed, or the position in them is lost.
+    answer_hole: bool,
+    /// Floor of the first request behind a hole.
+    hole_floor: Option<u64>,
+    /// The front was admitted behind a hole: should the client turn out to pipeline, it is doubtful.
+    doubtful: bool,
+    /// The client has had several requests in flight.
+    pipelined: bool,
+    /// It even sends new ones while old answers are still coming, so that a floor proves nothing.
+    sliding: bool,
+    last_floor: Option<u64>,
+}
+
+/// What [`Pairing::admit`] decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Pairing is certain; push the exchange.
+    Certain,
+    /// Pairing is certain again from here on: the answer begins at the current position of the server's stream. Push it.
+    Realigned,
+    /// Its answer cannot be told; leave the exchange out.
+    Uncertain,
+}
+
+impl Pairing {
+    /// Nothing open; `certain` when both streams are read from their first byte.
+    pub fn new(certain: bool) -> Self {
+        Self {
+            queue: VecDeque::new(),
+            request_hole: !certain,
+            answer_hole: !certain,
+            hole_floor: None,
+            doubtful: false,
+            pipelined: false,
+            sliding: false,
+            last_floor: None,
+        }
+    }
+
+    /// Requests were missed.
+    pub fn lose_requests(&mut self) {
+        self.request_hole = true;
+        self.hole_floor = None;
+    }
+
+    /// The position in the answers is lost.
+    pub fn lose_answers(&mut self) {
+        self.answer_hole = true;
+    }
+
+    /// True while answers cannot be attributed.
+    pub fn answers_lost(&self) -> bool {
+        self.answer_hole
+    }
+
+    /// Decides about a request whose first byte acknowledged `floor` while the server's stream has been read up to `server_offset`.
+    pub fn admit(&mut self, floor: Option<u64>, server_offset: u64, out: &mut Output<'_>) -> Admission {
+        let in_flight = !self.queue.is_empty();
+        let uncertain = self.request_hole || self.answer_hole;
+        if in_flight && !self.answer_hole {
+            self.pipelined = true;
+            self.sliding |= floor > self.last_floor;
+        }
+        self.last_floor = floor;
+        if in_flight && self.doubtful {
+            // The client pipelines, so the hole before the front may hold the request that the next answer belongs to.
+            self.abandon(Incident::RequestUncertain, out);
+            self.request_hole = true;
+            self.answer_hole = true;
+            self.hole_floor = floor;
+            return Admission::Uncertain;
+        }
+        if !uncertain {
+            return match self.queue.len() < MAX_IN_FLIGHT {
+                true => Admission::Certain,
+                false => {
+                    out.count(Incident::TooManyInFlight);
+                    self.abandon(Incident::RequestUncertain, out);
+                    self.lose_requests();
+                    self.lose_answers();
+                    Admission::Uncertain
+                }
+            };
+        }
+        if self.request_hole && self.hole_floor.is_none() {
+            self.hole_floor = floor;
+        }
+        let same_batch = self.pipelined && floor <= self.hole_floor;
+        let answers_pending = in_flight && !self.answer_hole;
+        if self.sliding || same_batch || answers_pending || floor != Some(server_offset) {
+            return Admission::Uncertain;
+        }
+        self.abandon(Incident::AnswerLost, out);
+        self.doubtful = self.request_hole;
+        self.request_hole = false;
+        self.answer_hole = false;
+        self.hole_floor = None;
+        Admission::Realigned
+    }
+
+    /// Adds an admitted request.
+    pub fn push(&mut self, exchange: Box<Exchange>) {
+        self.queue.push_back(exchange);
+    }
+
+    /// The exchange whose answer comes next.
+    pub fn front(&mut self) -> Option<&mut Exchange> {
+        self.queue.front_mut().map(AsMut::as_mut)
+    }
+
+    /// The exchange whose request came last.
+    pub fn back(&mut self) -> Option<&mut Exchange> {
+        self.queue.back_mut().map(AsMut::as_mut)
+    }
+
+    /// Takes the front out.
+    pub fn pop(&mut self) -> Option<Box<Exchange>> {
+        self.doubtful = false;
+        self.queue.pop_front()
+    }
+
+    /// Open exchanges.
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// True without open exchanges.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Leaves out everything that is open.
+    pub fn abandon(&mut self, why: Incident, out: &mut Output<'_>) {
+        self.doubtful = false;
+        while let Some(exchange) = self.queue.pop_front() {
+            out.leave_out(exchange, why);
+        }
+    }
+}

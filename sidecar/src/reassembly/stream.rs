@@ -1,0 +1,82 @@
+//! One direction of a connection: where it stands, and what is held back.
+
+use super::distance;
+
+/// A segment that cannot be handed out yet.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// Sequence number of the first byte.
+    pub sequence: u32,
+    /// Capture time.
+    pub time_ns: u64,
+    /// Acknowledgment number it carried.
+    pub acknowledgment: Option<u32>,
+    /// Ends the stream.
+    pub fin: bool,
+    /// Bytes on the wire that the snap length cut off after `bytes`.
+    pub cut: u32,
+    /// Payload.
+    pub bytes: Vec<u8>,
+}
+
+/// One direction.
+#[derive(Debug, Default)]
+pub(super) struct Stream {
+    /// Sequence number of offset 0; meaningful once `synced`.
+    pub base: u32,
+    /// Offset of the next byte to hand out.
+    pub offset: u64,
+    /// Sequence number of that byte (after a FIN one more, as FIN takes a number).
+    pub next: u32,
+    /// Highest acknowledgment number that the peer sent.
+    pub acked: u32,
+    /// `base` is known.
+    pub synced: bool,
+    /// FIN was handed out.
+    pub finished: bool,
+    /// Segments that wait, by sequence number.
+    pub held: Vec<Held>,
+    /// First sequence number that the source still sends after it was asked to leave bytes out.
+    pub skip_until: Option<u32>,
+    /// When the hole in front of `next` is believed; `u64::MAX` while there is none.
+    pub deadline: u64,
+}
+
+impl Stream {
+    /// Fixes the numbering: the byte with this sequence number has offset 0.
+    pub fn sync(&mut self, base: u32) {
+        *self = Self { base, next: base, acked: base, synced: true, deadline: u64::MAX, ..Self::default() };
+    }
+
+    /// The offset that an acknowledgment number of the peer stands for.
+    pub fn offset_of(&self, sequence: u32) -> u64 {
+        self.offset.saturating_add_signed(i64::from(distance(self.next, sequence)))
+    }
+
+    /// True if the peer has acknowledged bytes that were not handed out.
+    pub fn acknowledged_beyond(&self) -> bool {
+        distance(self.next, self.acked) > 0
+    }
+
+    /// True if bytes are missing in front of what is held, or in front of what the peer acknowledged.
+    pub fn has_hole(&self) -> bool {
+        self.synced && (self.acknowledged_beyond() || self.held.first().is_some_and(|first| distance(self.next, first.sequence) > 0))
+    }
+
+    /// Where the hole ends: the first byte that is there, or that the peer has.
+    pub fn hole_end(&self) -> Option<u32> {
+        let held = self.held.first().map(|first| first.sequence).filter(|first| distance(self.next, *first) > 0);
+        let acked = self.acknowledged_beyond().then_some(self.acked);
+        match (held, acked) {
+            (Some(held), Some(acked)) => Some(if distance(held, acked) < 0 { acked } else { held }),
+            (held, acked) => held.or(acked),
+        }
+    }
+
+    /// Keeps a segment for later, in the order of sequence numbers; of equal ones the first seen stays first.
+    pub fn hold(&mut self, held: Held) {
+        let next = self.next;
+        let position = self.held.partition_point(|other| distance(next, other.sequence) <= distance(next, held.sequence));
+        self.held.insert(position, held);
+    }
+}

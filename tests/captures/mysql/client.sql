@@ -1,0 +1,16 @@
+SELECT 1;
+SELECT id, name FROM items WHERE id <= 5;
+SELECT * FROM items WHERE id = -1;
+INSERT INTO items VALUES (100, 'hundred', 1.5, NOW()), (101, 'more', NULL, NULL);
+UPDATE items SET price = price + 1 WHERE id < 11;
+DELETE FROM items WHERE id >= 100;
+SELECT nothing FROM items;
+SELEC 1;
+INSERT INTO items (id, name) VALUES (1, 'twice');
+SELECT 1/0, CAST('abc' AS SIGNED);
+CALL two_results();
+USE other;
+SELECT DATABASE();
+USE shop;
+SELECT id, data FROM blobs;
+SELECT SLEEP(0.05);
