@@ -17,9 +17,9 @@ use super::answer::{self, Answer, Gone, Reply, Sent, Terms};
 use super::body::{self, RequestBody};
 use super::compression::Encoder;
 use super::engine::{Access, Cancellation, Engine};
-use super::exception::{BAD_ARGUMENTS, Exception, READONLY, STD_EXCEPTION};
+use super::exception::{BAD_ARGUMENTS, Exception, NETWORK_ERROR, READONLY, STD_EXCEPTION};
 use super::format::content_type;
-use super::library::{Connection, Outcome};
+use super::library::{Connection, Outcome, Statistics};
 use super::request::{ExternalTable, Request, SessionName};
 use super::session::Sessions;
 use super::settings;
@@ -81,25 +81,30 @@ impl Exchange {
             Err(exception) => return answer::refuse(reply, self.base_headers(), &exception, &self.engine.version),
         };
         let engine = self.engine.clone();
-        let answer = Answer::new(reply, self.terms(&prepared), encoder, engine.spool_directory());
+        let mut answer = Answer::new(reply, self.terms(&prepared), encoder, engine.spool_directory());
+        let outcome = self.on_connection(&mut lease, prepared, &mut answer);
+        self.cancellation.finish();
+        // Before the answer ends: a client may use its session again the moment it has it.
+        drop(lease);
+        match outcome {
+            Ok(statistics) => answer.succeed(statistics),
+            Err(exception) => answer.fail(&exception),
+        }
+    }
+
+    /// Runs the statement between setting what the request sets and, in a session, taking it back.
+    fn on_connection(&mut self, lease: &mut Lease, prepared: Prepared, answer: &mut Answer<'_>) -> Result<Statistics, Exception> {
         let Some(connection) = lease.connection.as_mut() else {
-            return answer.fail(&Exception::new(STD_EXCEPTION, "the session has no connection"));
+            return Err(Exception::new(STD_EXCEPTION, "the session has no connection"));
         };
         let session = self.request.session.is_some();
-        let settings = settings::Applied::apply(connection, &self.request, session);
-        let sent = match settings {
-            Err(exception) => answer.fail(&exception),
-            Ok(applied) => {
-                let sent = self.execute(connection, prepared, answer);
-                if session && let Err(exception) = applied.restore(connection) {
-                    tracing::warn!(code = exception.code, error = %exception.message, "a session's settings are not as before; it ends");
-                    lease.close = true;
-                }
-                sent
-            }
-        };
-        self.cancellation.finish();
-        sent
+        let applied = settings::Applied::apply(connection, &self.request, session)?;
+        let outcome = self.execute(connection, prepared, answer);
+        if session && let Err(exception) = applied.restore(connection) {
+            tracing::warn!(code = exception.code, error = %exception.message, "a session's settings are not as before; it ends");
+            lease.close = true;
+        }
+        outcome
     }
 
     /// Reads as much of the body as the statement takes, and finds out what the statement is.
@@ -174,27 +179,23 @@ impl Exchange {
         }
     }
 
-    fn execute(&mut self, connection: &mut Connection, prepared: Prepared, answer: Answer<'_>) -> Sent {
+    fn execute(&mut self, connection: &mut Connection, prepared: Prepared, answer: &mut Answer<'_>) -> Result<Statistics, Exception> {
         for table in std::mem::take(&mut self.request.external) {
-            if let Err(exception) = self.load_external(connection, &table) {
-                return answer.fail(&exception);
-            }
+            self.load_external(connection, &table)?;
         }
-        if let Err(exception) = settings::read_only(connection, &self.request) {
-            return answer.fail(&exception);
-        }
+        settings::read_only(connection, &self.request)?;
         let format = self.request.default_format.clone().unwrap_or_else(|| "TabSeparated".into());
-        match prepared.statement {
-            Statement::Rows { before, after, .. } => self.rows(connection, &before, &after, &format, answer),
-            Statement::Insert { before, source, after, .. } => {
-                let outcome = self.insert(connection, &before, &source, &after, &prepared.data);
-                finish(answer, outcome)
-            }
+        let outcome = match prepared.statement {
+            Statement::Rows { before, after, .. } => return self.rows(connection, &before, &after, &format, answer),
+            Statement::Insert { before, source, after, .. } => self.insert(connection, &before, &source, &after, &prepared.data)?,
             Statement::Other { mut sql, .. } => {
                 self.mark(&mut sql);
-                let outcome = connection.execute(&sql, &format, &self.request.params);
-                finish(answer, outcome)
+                connection.execute(&sql, &format, &self.request.params)?
             }
+        };
+        match answer.take(&outcome.output)? {
+            Ok(()) => Ok(outcome.statistics),
+            Err(Gone) => Err(gone()),
         }
     }
 
@@ -204,27 +205,29 @@ impl Exchange {
     }
 
     /// A statement with rows: the engine writes them into a pipe, formatted; here they are read and sent.
-    fn rows(&self, connection: &mut Connection, before: &[u8], after: &[u8], format: &str, mut answer: Answer<'_>) -> Sent {
-        let (reader, writer) = match io::pipe() {
-            Ok(pipe) => pipe,
-            Err(error) => return answer.fail(&pipe_exception(&error)),
-        };
+    fn rows(
+        &self,
+        connection: &mut Connection,
+        before: &[u8],
+        after: &[u8],
+        format: &str,
+        answer: &mut Answer<'_>,
+    ) -> Result<Statistics, Exception> {
+        let (reader, writer) = io::pipe().map_err(|error| pipe_exception(&error))?;
         let mut sql = before.to_vec();
         sql.extend_from_slice(format!("\nINTO OUTFILE '{}' APPEND COMPRESSION 'none'\n", path_of(&writer)).as_bytes());
         sql.extend_from_slice(after);
         self.mark(&mut sql);
         let params = &self.request.params;
         thread::scope(|scope| {
-            let query = thread::Builder::new().name("query".into()).spawn_scoped(scope, move || {
+            let query = move || {
                 let outcome = connection.execute(&sql, format, params);
                 // The last writer's end is the end of the result.
                 drop(writer);
                 outcome
-            });
-            let query = match query {
-                Ok(query) => query,
-                Err(error) => return answer.fail(&pipe_exception(&error)),
             };
+            let query = thread::Builder::new().name("query".into()).spawn_scoped(scope, query);
+            let query = query.map_err(|error| pipe_exception(&error))?;
             let taken = answer.take_all(&reader);
             if !matches!(taken, Ok(Ok(()))) {
                 self.cancellation.request();
@@ -232,10 +235,9 @@ impl Exchange {
             // A query that still writes gets an error at once.
             drop(reader);
             let outcome = joined(query.join());
-            match taken {
-                Err(exception) => answer.fail(&exception),
-                Ok(Err(Gone)) => answer.fail(&Exception::new(super::exception::NETWORK_ERROR, "The client is gone")),
-                Ok(Ok(())) => finish(answer, outcome),
+            match taken? {
+                Ok(()) => outcome.map(|outcome| outcome.statistics),
+                Err(Gone) => Err(gone()),
             }
         })
     }
@@ -331,15 +333,8 @@ fn feed(mut writer: &PipeWriter, first: &[u8], body: &mut RequestBody) -> Result
     }
 }
 
-fn finish(mut answer: Answer<'_>, outcome: Result<Outcome, Exception>) -> Sent {
-    let outcome = match outcome {
-        Ok(outcome) => outcome,
-        Err(exception) => return answer.fail(&exception),
-    };
-    match answer.take(&outcome.output) {
-        Ok(_) => answer.succeed(outcome.statistics),
-        Err(exception) => answer.fail(&exception),
-    }
+fn gone() -> Exception {
+    Exception::new(NETWORK_ERROR, "The client is gone")
 }
 
 fn joined(outcome: thread::Result<Result<Outcome, Exception>>) -> Result<Outcome, Exception> {
