@@ -53,9 +53,12 @@ pub const METRICS: &[Metric] = &[
     metric("podtap_transport_connected", "", "1 while the far side answers."),
     metric("podtap_transport_restarts_total", "", "Times that what was not acknowledged had to be sent again."),
     metric("process_start_time_seconds", "", "Start of the process, seconds since the Unix epoch."),
-    metric("process_cpu_seconds_total", "", "User and system CPU time of the process, whole seconds."),
+    metric(CPU, "", "User and system CPU time of the process, seconds."),
     metric("process_resident_memory_bytes", "", "Resident memory of the process."),
 ];
+
+/// The one figure with a fraction; kept in milliseconds.
+const CPU: &str = "process_cpu_seconds_total";
 
 type Figures = BTreeMap<(&'static str, String), u64>;
 
@@ -178,7 +181,7 @@ impl Telemetry {
         let field = |number: usize| fields.get(number - 3).and_then(|text| text.parse::<u64>().ok()).unwrap_or_default();
         // SAFETY: plain queries of constants.
         let (ticks, page) = unsafe { (libc::sysconf(libc::_SC_CLK_TCK).max(1), libc::sysconf(libc::_SC_PAGESIZE).max(1)) };
-        self.set("process_cpu_seconds_total", "", (field(14) + field(15)) / ticks as u64);
+        self.set(CPU, "", (field(14) + field(15)) * 1000 / ticks as u64);
         self.set("process_resident_memory_bytes", "", field(24) * page as u64);
     }
 }
@@ -204,7 +207,10 @@ impl Collector for Shown {
             if let [((_, of_label), value)] = figures.as_slice()
                 && of_label.is_empty()
             {
-                encode(kind, **value, metric)?;
+                match name {
+                    CPU => ConstCounter::new(**value as f64 / 1000.0).encode(metric)?,
+                    _ => encode(kind, **value, metric)?,
+                }
                 continue;
             }
             let label = if label.is_empty() { "reason" } else { label };
