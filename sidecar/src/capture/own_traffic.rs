@@ -62,8 +62,8 @@ impl OwnTraffic {
             return false;
         }
         let ends = if source <= destination { (source, destination) } else { (destination, source) };
-        if flags & 0x02 != 0 {
-            // A SYN: what was known about this pair of ports is about an earlier connection.
+        if flags & 0x12 == 0x02 {
+            // A SYN without ACK: what was known about this pair of ports is about an earlier connection.
             self.known.remove(&ends);
         }
         let own = match self.known.get(&ends) {
