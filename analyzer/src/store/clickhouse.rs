@@ -1,0 +1,387 @@
+//! ClickHouse over HTTP, a server's or the embedded endpoint's: the same dialect, the same code.
+//!
+//! Blocks are sent as RowBinary with names and types, which ClickHouse checks; `async_insert` is off, so an answer means stored.
+
+use std::time::Duration;
+
+use ::clickhouse::error::Error;
+use ::clickhouse::insert_formatted::InsertFormatted;
+use ::clickhouse::{Client, Compression, Row};
+use prost::bytes::Bytes;
+use serde::Deserialize;
+
+use super::migrations::{self, Applied, preamble, quoted};
+use super::questions::{self, AlarmRow, FiguresRow, Statement};
+use super::rowbinary::{Column, RowBinary};
+use super::rows::{self, ALARM_COLUMNS, BLOCK_COLUMNS, COUNTER_COLUMNS, HISTOGRAM_COLUMNS, insert_statement, request_columns};
+use super::{Reason, Store, StoreError, StoreFuture};
+use crate::alarm::state::Alarm;
+use crate::ingest::block::{BlockWrite, CLASSIFICATION, PartitionId, ResumePoint};
+use crate::ingest::marks::{Mark, Marks, SenderBoot};
+use crate::query::{Answer, Question};
+
+/// Bytes that go out at once while rows are being written.
+const CHUNK_BYTES: usize = 1 << 20;
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How to reach ClickHouse.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// `http://host:port`.
+    pub url: String,
+    /// User.
+    pub user: String,
+    /// Password.
+    pub password: String,
+    /// Database of all tables.
+    pub database: String,
+}
+
+/// A ClickHouse.
+#[derive(Clone)]
+pub struct ClickHouse {
+    client: Client,
+    /// Knows no database, for statements that make it.
+    bare: Client,
+    database: String,
+}
+
+fn failed(action: &'static str) -> impl Fn(Error) -> StoreError {
+    move |error| StoreError { reason: reason(&error), action, message: describe(&error) }
+}
+
+fn describe(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text.chars().take(2_000).collect()
+}
+
+/// The kind of a failure, by ClickHouse's error codes (src/Common/ErrorCodes.cpp).
+fn reason(error: &Error) -> Reason {
+    match error {
+        Error::Network(_) => Reason::Unreachable,
+        Error::TimedOut => Reason::Timeout,
+        Error::SchemaMismatch(_) | Error::InvalidColumnsHeader(_) | Error::NotEnoughData => Reason::Schema,
+        Error::BadResponse(text) => reason_of_code(text),
+        _ => Reason::Refused,
+    }
+}
+
+fn reason_of_code(text: &str) -> Reason {
+    let digits = text.split_once("Code: ").map_or("", |(_, rest)| rest);
+    let code: u32 = digits.split(|c: char| !c.is_ascii_digit()).next().and_then(|code| code.parse().ok()).unwrap_or(0);
+    match code {
+        16 | 47 | 53 | 60 | 81 | 46 => Reason::Schema,
+        159 | 209 => Reason::Timeout,
+        192 | 193 | 194 | 497 | 516 => Reason::Access,
+        243 => Reason::DiskFull,
+        242 | 164 => Reason::ReadOnly,
+        252 => Reason::TooManyParts,
+        158 | 241 | 202 | 307 => Reason::Limit,
+        210 | 279 => Reason::Unreachable,
+        _ => Reason::Refused,
+    }
+}
+
+#[derive(Row, Deserialize)]
+struct AppliedRow {
+    number: u32,
+    checksum: String,
+}
+
+#[derive(Row, Deserialize)]
+struct ColumnRow {
+    name: String,
+    kind: String,
+}
+
+#[derive(Row, Deserialize)]
+struct StartRow {
+    blocks: u64,
+    incomplete: u64,
+    first_incomplete: u64,
+    last_end: u64,
+}
+
+#[derive(Row, Deserialize)]
+struct MarksRow {
+    marks: Vec<(String, String, u64, u64)>,
+    holes: Vec<(String, String, u64, u64)>,
+}
+
+impl ClickHouse {
+    /// A client; nothing is sent yet.
+    pub fn new(access: &Access) -> Self {
+        let bare = Client::default()
+            .with_url(&access.url)
+            .with_user(&access.user)
+            .with_password(&access.password)
+            .with_product_info("podtap-analyzer", env!("CARGO_PKG_VERSION"))
+            .with_compression(Compression::None);
+        Self { client: bare.clone().with_database(&access.database), bare, database: access.database.clone() }
+    }
+
+    fn table(&self, name: &str) -> String {
+        format!("{}.{name}", quoted(&self.database))
+    }
+
+    /// Statements that bring the database up to this program's schema, without running any but the preamble.
+    pub async fn pending_statements(&self) -> Result<Vec<String>, StoreError> {
+        const ACTION: &str = "read the schema";
+        let exists: u64 = self
+            .bare
+            .query("SELECT count() FROM system.tables WHERE database = ? AND name = 'schema_migrations'")
+            .bind(self.database.as_str())
+            .fetch_one()
+            .await
+            .map_err(failed(ACTION))?;
+        let mut statements = Vec::new();
+        let mut applied = Vec::new();
+        if exists == 0 {
+            statements.extend(preamble(&self.database));
+        } else {
+            let sql = format!("SELECT number, checksum FROM {} FINAL ORDER BY number", self.table("schema_migrations"));
+            let rows = self.bare.query(&sql).fetch_all::<AppliedRow>().await.map_err(failed(ACTION))?;
+            applied = rows.into_iter().map(|row| Applied { number: row.number, checksum: row.checksum }).collect();
+        }
+        let refused = |error: migrations::MigrationError| StoreError { reason: Reason::Schema, action: ACTION, message: error.to_string() };
+        for migration in migrations::missing(&applied).map_err(refused)? {
+            statements.extend(migration.statements(&self.database));
+            statements.push(format!(
+                "INSERT INTO {} (number, name, checksum, applied_at) SETTINGS async_insert = 0 VALUES ({}, '{}', '{}', now64(3))",
+                self.table("schema_migrations"),
+                migration.number,
+                migration.name,
+                migration.checksum(),
+            ));
+        }
+        let columns = self
+            .bare
+            .query("SELECT name, type AS kind FROM system.columns WHERE database = ? AND table = 'requests'")
+            .bind(self.database.as_str())
+            .fetch_all::<ColumnRow>()
+            .await
+            .map_err(failed(ACTION))?;
+        if !columns.is_empty() {
+            let present: Vec<_> = columns.into_iter().map(|column| (column.name, column.kind)).collect();
+            statements.extend(migrations::missing_columns(&self.database, &present).map_err(refused)?);
+        }
+        Ok(statements)
+    }
+
+    /// Brings the database up to this program's schema; returns what was run.
+    pub async fn migrate(&self) -> Result<Vec<String>, StoreError> {
+        let statements = self.pending_statements().await?;
+        for statement in &statements {
+            self.bare.query_raw(statement).execute().await.map_err(failed("apply a migration"))?;
+        }
+        Ok(statements)
+    }
+
+    fn insert(&self, table: &str, columns: &[Column]) -> Insert {
+        let client = self.client.clone().with_setting("async_insert", "0").with_setting("max_partitions_per_insert_block", "0");
+        let insert = client.insert_formatted_with(insert_statement(&self.table(table), columns));
+        let insert = insert.with_timeouts(Some(SEND_TIMEOUT), Some(ANSWER_TIMEOUT));
+        Insert { insert, rows: RowBinary::new(columns), started: false }
+    }
+
+    async fn write_rows(&self, writes: &[BlockWrite]) -> Result<(), Error> {
+        let columns = request_columns();
+        let mut requests = self.insert("requests", &columns);
+        for write in writes {
+            for placed in &write.batches {
+                let mut full = Vec::new();
+                rows::requests(&mut requests.rows, &write.partition, placed, write.manifest.position, |rows| {
+                    if rows.len() >= CHUNK_BYTES {
+                        full.push(rows.take());
+                    }
+                });
+                for chunk in full {
+                    requests.send(chunk).await?;
+                }
+            }
+        }
+        requests.end().await?;
+        let mut series = self.insert("request_histograms", &HISTOGRAM_COLUMNS);
+        let mut counters = self.insert("sidecar_counters", &COUNTER_COLUMNS);
+        for write in writes {
+            for row in &write.series {
+                rows::series(&mut series.rows, write, row);
+                series.send_full().await?;
+            }
+            for row in &write.counters {
+                rows::counter(&mut counters.rows, row);
+                counters.send_full().await?;
+            }
+        }
+        series.end().await?;
+        counters.end().await
+    }
+
+    async fn write_manifests(&self, writes: &[BlockWrite]) -> Result<(), Error> {
+        let mut manifests = self.insert("ingest_blocks", &BLOCK_COLUMNS);
+        for write in writes {
+            rows::manifest(&mut manifests.rows, &write.partition, &write.manifest);
+            manifests.send_full().await?;
+        }
+        manifests.end().await
+    }
+
+    fn of_partition(&self, sql: &str, partition: &PartitionId) -> ::clickhouse::query::Query {
+        let condition = "topic = ? AND incarnation = ? AND partition = ?";
+        let sql = sql.replace("{partition}", condition);
+        self.client.query(&sql).bind(partition.topic.as_str()).bind(partition.incarnation.as_str()).bind(partition.partition)
+    }
+
+    async fn read_resume_point(&self, partition: &PartitionId) -> Result<Option<ResumePoint>, Error> {
+        let sql = "SELECT count() AS blocks, countIf(complete = 0) AS incomplete, minIf(block, complete = 0) AS first_incomplete, \
+                   max(block_end) AS last_end FROM ingest_blocks FINAL WHERE {partition}";
+        let start: StartRow = self.of_partition(sql, partition).fetch_one().await?;
+        let offset = if start.incomplete > 0 { start.first_incomplete } else { start.last_end };
+        self.delete_other_classification(partition, offset).await?;
+        if start.blocks == 0 {
+            return Ok(None);
+        }
+        let sql = format!(
+            "SELECT marks, holes FROM ingest_blocks FINAL WHERE {{partition}} AND complete = 1 AND block < {offset} ORDER BY block DESC LIMIT 1"
+        );
+        let row: Option<MarksRow> = self.of_partition(&sql, partition).fetch_optional().await?;
+        Ok(Some(ResumePoint { offset, marks: row.map(read_marks).unwrap_or_default() }))
+    }
+
+    /// Rows from `offset` on are written again; those counted under other rules would stay beside the new ones.
+    async fn delete_other_classification(&self, partition: &PartitionId, offset: u64) -> Result<(), Error> {
+        let condition = format!("{{partition}} AND block >= {offset} AND classification != {CLASSIFICATION}");
+        let sql = format!("SELECT count() FROM request_histograms WHERE {condition}");
+        let foreign: u64 = self.of_partition(&sql, partition).fetch_one().await?;
+        if foreign > 0 {
+            tracing::info!(
+                rows = foreign,
+                topic = partition.topic,
+                partition = partition.partition,
+                "deleting rows of another classification"
+            );
+            let sql = format!("ALTER TABLE request_histograms DELETE WHERE {condition} SETTINGS mutations_sync = 2");
+            self.of_partition(&sql, partition).execute().await?;
+        }
+        Ok(())
+    }
+
+    fn query(&self, statement: &Statement) -> ::clickhouse::query::Query {
+        statement.texts.iter().fold(self.client.query(&statement.sql), |query, text| query.bind(text.as_str()))
+    }
+
+    async fn answer(&self, question: &Question) -> Result<Answer, Error> {
+        match question {
+            Question::Version => Ok(Answer::Version(self.bare.query("SELECT version()").fetch_one().await?)),
+            Question::Figures(of) => {
+                let rows = self.query(&questions::figures(of)).fetch_all::<FiguresRow>().await?;
+                Ok(Answer::Figures(rows.into_iter().map(|row| questions::figures_view(row, of.period)).collect()))
+            }
+            Question::Alarms(of) => {
+                let rows = self.query(&questions::alarms(of)).fetch_all::<AlarmRow>().await?;
+                Ok(Answer::Alarms(rows.into_iter().map(questions::alarm_view).collect()))
+            }
+        }
+    }
+}
+
+fn read_marks(row: MarksRow) -> Marks {
+    let boot = |sender: &str, boot: &str| Some(SenderBoot { sender: sender.to_owned(), boot: rows::boot_id(boot)? });
+    let mut entries: Vec<(SenderBoot, Mark)> = row
+        .marks
+        .iter()
+        .filter_map(|(sender, id, highest, seen_ns)| {
+            Some((boot(sender, id)?, Mark { highest: *highest, holes: Vec::new(), seen_ns: *seen_ns }))
+        })
+        .collect();
+    for (sender, id, from, to) in &row.holes {
+        let Some(boot) = boot(sender, id) else { continue };
+        if let Some((_, mark)) = entries.iter_mut().find(|(known, _)| *known == boot) {
+            mark.holes.push((*from, *to));
+        }
+    }
+    Marks::from_entries(entries)
+}
+
+/// An insert that is only begun when there is a row.
+struct Insert {
+    insert: InsertFormatted,
+    rows: RowBinary,
+    started: bool,
+}
+
+impl Insert {
+    async fn send(&mut self, bytes: Vec<u8>) -> Result<(), Error> {
+        self.started = true;
+        self.insert.send(Bytes::from(bytes)).await
+    }
+
+    async fn send_full(&mut self) -> Result<(), Error> {
+        if self.rows.len() < CHUNK_BYTES {
+            return Ok(());
+        }
+        let bytes = self.rows.take();
+        self.send(bytes).await
+    }
+
+    async fn end(mut self) -> Result<(), Error> {
+        if !self.rows.is_empty() {
+            let bytes = self.rows.take();
+            self.send(bytes).await?;
+        }
+        if self.started { self.insert.end().await } else { Ok(()) }
+    }
+}
+
+impl Store for ClickHouse {
+    fn write_blocks<'a>(&'a self, writes: &'a [BlockWrite]) -> StoreFuture<'a, ()> {
+        Box::pin(async move {
+            self.write_rows(writes).await.map_err(failed("store rows"))?;
+            self.write_manifests(writes).await.map_err(failed("store manifests"))
+        })
+    }
+
+    fn resume_point<'a>(&'a self, partition: &'a PartitionId) -> StoreFuture<'a, Option<ResumePoint>> {
+        Box::pin(async move { self.read_resume_point(partition).await.map_err(failed("read manifests")) })
+    }
+
+    fn write_alarms<'a>(&'a self, alarms: &'a [Alarm]) -> StoreFuture<'a, ()> {
+        Box::pin(async move {
+            let mut insert = self.insert("alarms", &ALARM_COLUMNS);
+            alarms.iter().for_each(|alarm| rows::alarm(&mut insert.rows, alarm));
+            insert.end().await.map_err(failed("store alarms"))
+        })
+    }
+
+    fn ask<'a>(&'a self, question: &'a Question) -> StoreFuture<'a, Answer> {
+        Box::pin(async move { self.answer(question).await.map_err(failed("query")) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons() {
+        for (text, expect) in [
+            ("Code: 243. DB::Exception: Cannot reserve", Reason::DiskFull),
+            ("Code: 242. DB::Exception: Table is in readonly mode", Reason::ReadOnly),
+            ("Code: 252. DB::Exception: Too many parts", Reason::TooManyParts),
+            ("Code: 60. DB::Exception: Table does not exist", Reason::Schema),
+            ("something else", Reason::Refused),
+        ] {
+            assert_eq!(reason(&Error::BadResponse(text.to_owned())), expect, "{text}");
+        }
+    }
+}

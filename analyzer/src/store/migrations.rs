@@ -1,0 +1,173 @@
+//! The schema's numbered files and how a database is brought up to them: forward only, every statement repeatable.
+//!
+//! `schema_migrations` keeps number, name and checksum of what was applied. A file that was released is never edited (the
+//! checksum says so); the columns of `requests` are made from the table of names and added where they are missing.
+//! Never run a program on a schema newer than it knows: it refuses.
+
+use podtap_wire::FIELDS;
+
+use super::rows::{POSITION_MEANING, request_columns};
+
+/// A schema file.
+#[derive(Clone, Copy, Debug)]
+pub struct Migration {
+    /// Its number.
+    pub number: u32,
+    /// Its name.
+    pub name: &'static str,
+    /// Its text, with `{database}` and `{request_columns}` to be filled in.
+    pub text: &'static str,
+}
+
+/// All files, in order.
+pub const MIGRATIONS: [Migration; 1] = [Migration { number: 1, name: "initial", text: include_str!("schema/0001_initial.sql") }];
+
+/// A migration that was applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// Its number.
+    pub number: u32,
+    /// Checksum of its text.
+    pub checksum: String,
+}
+
+/// Why a database cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MigrationError {
+    /// Written by a later version.
+    #[error("the database has schema {found}, this program knows up to {known}: use a newer program")]
+    Newer { found: u32, known: u32 },
+    /// A released file was edited.
+    #[error("schema file {number} differs from the one that was applied (checksum {found}, expected {expected})")]
+    Edited { number: u32, found: String, expected: String },
+    /// A column has another type.
+    #[error("column requests.{column} has type {found}, expected {expected}")]
+    ColumnType { column: String, found: String, expected: String },
+}
+
+impl Migration {
+    /// FNV-1a of the text.
+    pub fn checksum(&self) -> String {
+        format!("{:016x}", crate::alarm::fingerprint::fnv1a(self.text.as_bytes()))
+    }
+
+    /// Statements with everything filled in, without comments.
+    pub fn statements(&self, database: &str) -> Vec<String> {
+        let text: Vec<_> = self.text.lines().filter(|line| !line.trim_start().starts_with("--")).collect();
+        let text = text.join("\n").replace("{database}", &quoted(database)).replace("{request_columns}", &request_column_list());
+        text.split(";\n")
+            .map(|statement| statement.trim().trim_end_matches(';').to_owned())
+            .filter(|statement| !statement.is_empty())
+            .collect()
+    }
+}
+
+/// A name as SQL writes it.
+pub fn quoted(name: &str) -> String {
+    format!("`{}`", name.replace('\\', "\\\\").replace('`', "\\`"))
+}
+
+/// What has to exist before anything can be recorded.
+pub fn preamble(database: &str) -> [String; 2] {
+    let database = quoted(database);
+    [
+        format!("CREATE DATABASE IF NOT EXISTS {database}"),
+        format!(
+            "CREATE TABLE IF NOT EXISTS {database}.schema_migrations (number UInt32, name String, checksum String, applied_at DateTime64(3, 'UTC')) \
+             ENGINE = ReplacingMergeTree(applied_at) ORDER BY number"
+        ),
+    ]
+}
+
+/// The migrations to apply, given those that were.
+pub fn missing(applied: &[Applied]) -> Result<Vec<Migration>, MigrationError> {
+    let known = MIGRATIONS.last().map_or(0, |migration| migration.number);
+    if let Some(newer) = applied.iter().map(|applied| applied.number).filter(|number| *number > known).max() {
+        return Err(MigrationError::Newer { found: newer, known });
+    }
+    let mut missing = Vec::new();
+    for migration in MIGRATIONS {
+        match applied.iter().find(|applied| applied.number == migration.number) {
+            None => missing.push(migration),
+            Some(found) if found.checksum == migration.checksum() => {}
+            Some(found) => {
+                let (number, found, expected) = (migration.number, found.checksum.clone(), migration.checksum());
+                return Err(MigrationError::Edited { number, found, expected });
+            }
+        }
+    }
+    Ok(missing)
+}
+
+/// Statements that add the columns of `requests` that a database lacks; `present` is name and type of what it has.
+pub fn missing_columns(database: &str, present: &[(String, String)]) -> Result<Vec<String>, MigrationError> {
+    let mut statements = Vec::new();
+    for (name, kind) in request_columns() {
+        match present.iter().find(|(present, _)| present == name) {
+            None => statements.push(format!("ALTER TABLE {}.requests ADD COLUMN IF NOT EXISTS {}", quoted(database), column(name, kind))),
+            Some((_, found)) if found == kind => {}
+            Some((_, found)) => {
+                return Err(MigrationError::ColumnType { column: name.to_owned(), found: found.clone(), expected: kind.to_owned() });
+            }
+        }
+    }
+    Ok(statements)
+}
+
+fn request_column_list() -> String {
+    let columns: Vec<_> = request_columns().into_iter().map(|(name, kind)| format!("    {}", column(name, kind))).collect();
+    columns.join(",\n")
+}
+
+fn column(name: &str, kind: &str) -> String {
+    let codec = match kind {
+        "DateTime64(9, 'UTC')" => " CODEC(Delta(8), ZSTD(1))",
+        "String" | "UInt16" | "UInt32" | "UInt64" => " CODEC(ZSTD(1))",
+        _ => "",
+    };
+    format!("{} {kind} COMMENT '{}'{codec}", quoted(name), meaning(name).replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+/// What a column of `requests` means.
+pub fn meaning(name: &str) -> &'static str {
+    let field = FIELDS.iter().find(|field| field.name == name).map(|field| field.meaning);
+    field.or_else(|| POSITION_MEANING.iter().find(|(column, _)| *column == name).map(|(_, meaning)| *meaning)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn applied(number: u32, checksum: &str) -> Applied {
+        Applied { number, checksum: checksum.to_owned() }
+    }
+
+    #[test]
+    fn what_is_missing() {
+        let first = MIGRATIONS[0].checksum();
+        assert_eq!(missing(&[]).unwrap().len(), MIGRATIONS.len());
+        assert_eq!(missing(&[applied(1, &first)]).unwrap().len(), MIGRATIONS.len() - 1);
+        assert!(matches!(missing(&[applied(1, "x")]), Err(MigrationError::Edited { number: 1, .. })));
+        assert!(matches!(missing(&[applied(9_999, "x")]), Err(MigrationError::Newer { found: 9_999, .. })));
+    }
+
+    #[test]
+    fn numbers_ascend() {
+        assert!(MIGRATIONS.windows(2).all(|pair| pair[0].number < pair[1].number));
+    }
+
+    #[test]
+    fn columns_come_from_the_table_of_names() {
+        let statements = MIGRATIONS[0].statements("podtap");
+        let requests = statements.iter().find(|statement| statement.contains("`podtap`.requests")).unwrap();
+        for field in FIELDS {
+            assert!(requests.contains(&format!("`{}` {}", field.name, field.clickhouse_type)), "{}", field.name);
+        }
+        let present: Vec<_> = request_columns().into_iter().map(|(name, kind)| (name.to_owned(), kind.to_owned())).collect();
+        assert_eq!(missing_columns("podtap", &present).unwrap(), Vec::<String>::new());
+        assert_eq!(missing_columns("podtap", &present[1..]).unwrap().len(), 1);
+        let mut other = present;
+        other[0].1 = "String".to_owned();
+        assert!(missing_columns("podtap", &other).is_err());
+    }
+}

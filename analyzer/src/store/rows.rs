@@ -1,0 +1,367 @@
+//! Rows of each table: the columns with their types, and how a row is written.
+//!
+//! The columns of `requests` are made from the table of names in `wire`, so a field added there is a column here (and a migration
+//! that adds it: see `schema/`). Pure: gives bytes, sends nothing.
+
+use std::net::IpAddr;
+
+use podtap_wire::{FIELDS, RequestRecord, Value};
+
+use super::rowbinary::{Column, RowBinary};
+use crate::aggregate::SeriesRow;
+use crate::alarm::state::Alarm;
+use crate::ingest::block::{BlockWrite, CounterRow, Manifest, PartitionId, PlacedBatch};
+use crate::ingest::marks::{Mark, SenderBoot};
+
+/// Where a row comes from: the last columns of every table that blocks write.
+const POSITION: [Column; 3] = [("topic", "LowCardinality(String)"), ("incarnation", "LowCardinality(String)"), ("partition", "UInt32")];
+
+/// Columns of `requests` behind the record's own.
+const REQUEST_POSITION: [Column; 3] = [("offset", "UInt64"), ("row", "UInt32"), ("version", "UInt64")];
+
+/// What the documentation says about columns that are not fields of a record.
+pub const POSITION_MEANING: [(&str, &str); 6] = [
+    ("topic", "Kafka topic, or `grpc` for the analyzer's own log."),
+    ("incarnation", "Tells a topic from one of the same name before it."),
+    ("partition", "Partition of the topic."),
+    ("offset", "Offset of the batch in the partition."),
+    ("row", "Number of the record in its batch, from 0."),
+    ("version", "First offset that was not read when the row was written; the highest wins."),
+];
+
+/// Columns of `requests`, in order.
+pub fn request_columns() -> Vec<Column> {
+    let fields = FIELDS.iter().map(|field| (field.name, field.clickhouse_type));
+    fields.chain(POSITION).chain(REQUEST_POSITION).collect()
+}
+
+/// Columns of `request_histograms`, in order.
+pub const HISTOGRAM_COLUMNS: [Column; 31] = [
+    ("window", "DateTime('UTC')"),
+    ("service_name", "LowCardinality(String)"),
+    ("k8s_namespace_name", "LowCardinality(String)"),
+    ("k8s_workload_kind", "LowCardinality(String)"),
+    ("k8s_workload_name", "LowCardinality(String)"),
+    ("k8s_pod_name", "LowCardinality(String)"),
+    ("k8s_pod_uid", "LowCardinality(String)"),
+    ("k8s_node_name", "LowCardinality(String)"),
+    ("side", "LowCardinality(String)"),
+    ("source", "LowCardinality(String)"),
+    ("network_protocol_name", "LowCardinality(String)"),
+    ("endpoint", "LowCardinality(String)"),
+    ("status", "LowCardinality(String)"),
+    ("error_type", "LowCardinality(String)"),
+    ("server_address", "LowCardinality(String)"),
+    ("server_port", "UInt16"),
+    ("peer", "LowCardinality(String)"),
+    ("count", "UInt64"),
+    ("errors", "UInt64"),
+    ("time_to_last_byte_ns_sum", "UInt64"),
+    ("time_to_last_byte_ns_max", "UInt64"),
+    ("request_bytes", "UInt64"),
+    ("response_bytes", "UInt64"),
+    ("time_to_last_byte_ns_buckets", "Map(UInt16, UInt64)"),
+    ("time_to_first_byte_ns_buckets", "Map(UInt16, UInt64)"),
+    POSITION[0],
+    POSITION[1],
+    POSITION[2],
+    ("block", "UInt64"),
+    ("classification", "UInt16"),
+    ("version", "UInt64"),
+];
+
+/// Columns of `ingest_blocks`, in order.
+pub const BLOCK_COLUMNS: [Column; 21] = [
+    POSITION[0],
+    POSITION[1],
+    POSITION[2],
+    ("block", "UInt64"),
+    ("block_end", "UInt64"),
+    ("version", "UInt64"),
+    ("complete", "UInt8"),
+    ("classification", "UInt16"),
+    ("batches", "UInt64"),
+    ("records", "UInt64"),
+    ("duplicate_batches", "UInt64"),
+    ("missing_batches", "UInt64"),
+    ("undecodable", "Map(String, UInt64)"),
+    ("clamped_records", "UInt64"),
+    ("overflowed_records", "UInt64"),
+    ("dropped_counters", "UInt64"),
+    ("first_message_time", "DateTime64(9, 'UTC')"),
+    ("last_message_time", "DateTime64(9, 'UTC')"),
+    ("received", "Array(Tuple(sender String, boot String, first UInt64, last UInt64))"),
+    ("marks", "Array(Tuple(sender String, boot String, highest UInt64, seen_ns UInt64))"),
+    ("holes", "Array(Tuple(sender String, boot String, first UInt64, last UInt64))"),
+];
+
+/// Columns of `sidecar_counters`, in order.
+pub const COUNTER_COLUMNS: [Column; 9] = [
+    ("sender", "LowCardinality(String)"),
+    ("boot", "LowCardinality(String)"),
+    ("k8s_namespace_name", "LowCardinality(String)"),
+    ("k8s_pod_name", "LowCardinality(String)"),
+    ("name", "LowCardinality(String)"),
+    ("reason", "LowCardinality(String)"),
+    ("time", "DateTime64(9, 'UTC')"),
+    ("sequence", "UInt64"),
+    ("value", "UInt64"),
+];
+
+/// Columns of `alarms`, in order.
+pub const ALARM_COLUMNS: [Column; 18] = [
+    ("id", "String"),
+    ("rule", "LowCardinality(String)"),
+    ("service", "LowCardinality(String)"),
+    ("endpoint", "LowCardinality(String)"),
+    ("level", "UInt8"),
+    ("indicator", "LowCardinality(String)"),
+    ("comparison", "LowCardinality(String)"),
+    ("threshold", "Float64"),
+    ("state", "LowCardinality(String)"),
+    ("first_at", "DateTime64(9, 'UTC')"),
+    ("last_at", "DateTime64(9, 'UTC')"),
+    ("resolved_at", "DateTime64(9, 'UTC')"),
+    ("first_value", "Float64"),
+    ("last_value", "Float64"),
+    ("peak_value", "Float64"),
+    ("breaches", "UInt64"),
+    ("notified", "LowCardinality(String)"),
+    ("version", "UInt64"),
+];
+
+/// `INSERT INTO table (columns) FORMAT ...`.
+pub fn insert_statement(table: &str, columns: &[Column]) -> String {
+    let names: Vec<_> = columns.iter().map(|(name, _)| format!("`{name}`")).collect();
+    format!("INSERT INTO {table} ({}) FORMAT RowBinaryWithNamesAndTypes", names.join(", "))
+}
+
+/// Nanoseconds since the epoch as `DateTime64(9)` holds them: up to 2262.
+fn date_time(nanoseconds: u64) -> i64 {
+    i64::try_from(nanoseconds).unwrap_or(i64::MAX)
+}
+
+fn position(rows: &mut RowBinary, partition: &PartitionId) {
+    rows.string(&partition.topic);
+    rows.string(&partition.incarnation);
+    rows.u32(partition.partition);
+}
+
+/// Writes a value as the column of its field.
+fn value(rows: &mut RowBinary, kind: &'static str, value: Value<'_>) {
+    match value {
+        Value::Text(text) => rows.string(text),
+        Value::Timestamp(timestamp) => rows.i64(date_time(timestamp)),
+        Value::Address(address) => address_text(rows, address),
+        Value::List(list) => {
+            rows.varint(list.len() as u64);
+            list.iter().for_each(|text| rows.string(text));
+        }
+        Value::Number(number) => integer(rows, kind, number),
+        // All ones stand for unknown, in whatever width: the largest real value gives way to that.
+        Value::OptionalNumber(number) => integer(rows, kind, number.unwrap_or(u64::MAX)),
+    }
+}
+
+fn integer(rows: &mut RowBinary, kind: &'static str, number: u64) {
+    match kind {
+        "UInt8" => rows.u8(u8::try_from(number).unwrap_or(u8::MAX)),
+        "UInt16" => rows.u16(u16::try_from(number).unwrap_or(u16::MAX)),
+        "UInt32" => rows.u32(u32::try_from(number).unwrap_or(u32::MAX)),
+        _ => rows.u64(number),
+    }
+}
+
+fn address_text(rows: &mut RowBinary, address: IpAddr) {
+    use std::fmt::Write;
+    let mut text = StackText { bytes: [0; 40], len: 0 };
+    // 39 bytes hold the longest address.
+    let _ = write!(text, "{address}");
+    rows.string(text.as_str());
+}
+
+/// A short text without an allocation.
+struct StackText {
+    bytes: [u8; 40],
+    len: usize,
+}
+
+impl StackText {
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..self.len]).unwrap_or_default()
+    }
+}
+
+impl std::fmt::Write for StackText {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let end = self.len + text.len();
+        self.bytes.get_mut(self.len..end).ok_or(std::fmt::Error)?.copy_from_slice(text.as_bytes());
+        self.len = end;
+        Ok(())
+    }
+}
+
+/// Writes the rows of one batch.
+pub fn requests(rows: &mut RowBinary, partition: &PartitionId, placed: &PlacedBatch, version: u64, mut full: impl FnMut(&mut RowBinary)) {
+    let mut clamped = placed.clamped.iter().copied().peekable();
+    for (number, mut record) in placed.batch.records().enumerate() {
+        let number = number as u32;
+        if clamped.next_if_eq(&number).is_some() {
+            record.timestamp = placed.message_time_ns;
+        }
+        request(rows, &record);
+        position(rows, partition);
+        rows.u64(placed.offset);
+        rows.u32(number);
+        rows.u64(version);
+        full(rows);
+    }
+}
+
+fn request(rows: &mut RowBinary, record: &RequestRecord<'_>) {
+    record.for_each(|field, field_value| value(rows, field.clickhouse_type, field_value));
+}
+
+/// Writes one row of `request_histograms`.
+pub fn series(rows: &mut RowBinary, write: &BlockWrite, row: &SeriesRow) {
+    let (key, figures) = (&*row.key, &row.figures);
+    rows.u32(row.window);
+    rows.string(&key.service_name);
+    rows.string(&key.k8s_namespace_name);
+    rows.string(&key.k8s_workload_kind);
+    rows.string(&key.k8s_workload_name);
+    rows.string(&key.k8s_pod_name);
+    rows.string(&key.k8s_pod_uid);
+    rows.string(&key.k8s_node_name);
+    rows.string(key.side.as_str());
+    rows.string(key.source.as_str());
+    rows.string(key.network_protocol_name.as_str());
+    rows.string(&key.endpoint);
+    rows.string(key.status.as_str());
+    rows.string(&key.error_type);
+    rows.string(&key.server_address);
+    rows.u16(key.server_port);
+    rows.string(&key.peer);
+    rows.u64(figures.count);
+    rows.u64(figures.errors);
+    rows.u64(figures.time_to_last_byte_ns_sum);
+    rows.u64(figures.time_to_last_byte_ns_max);
+    rows.u64(figures.request_bytes);
+    rows.u64(figures.response_bytes);
+    rows.buckets(figures.time_to_last_byte_ns.buckets());
+    rows.buckets(figures.time_to_first_byte_ns.buckets());
+    position(rows, &write.partition);
+    rows.u64(write.manifest.block);
+    rows.u16(write.manifest.classification);
+    rows.u64(write.manifest.position);
+}
+
+/// Writes one row of `ingest_blocks`.
+pub fn manifest(rows: &mut RowBinary, partition: &PartitionId, manifest: &Manifest) {
+    let counts = &manifest.counts;
+    let (first, last) = manifest.message_time_ns.unwrap_or_default();
+    position(rows, partition);
+    rows.u64(manifest.block);
+    rows.u64(manifest.end);
+    rows.u64(manifest.position);
+    rows.u8(u8::from(manifest.complete));
+    rows.u16(manifest.classification);
+    rows.u64(counts.batches);
+    rows.u64(counts.records);
+    rows.u64(counts.duplicates);
+    rows.u64(counts.missing);
+    rows.varint(counts.undecodable.len() as u64);
+    for (reason, count) in &counts.undecodable {
+        rows.string(reason);
+        rows.u64(*count);
+    }
+    rows.u64(counts.clamped);
+    rows.u64(counts.overflowed);
+    rows.u64(counts.counters_dropped);
+    rows.i64(date_time(first));
+    rows.i64(date_time(last));
+    let received: Vec<_> = manifest.received.ranges().collect();
+    tuples(rows, received.into_iter());
+    tuples(rows, manifest.marks.entries().map(|(boot, mark)| (boot, mark.highest, mark.seen_ns)));
+    let holes = |(boot, mark): (&'_ SenderBoot, &'_ Mark)| -> Vec<(SenderBoot, u64, u64)> {
+        mark.holes.iter().map(|(from, to)| (boot.clone(), *from, *to)).collect()
+    };
+    let holes: Vec<_> = manifest.marks.entries().flat_map(holes).collect();
+    tuples(rows, holes.iter().map(|(boot, from, to)| (boot, *from, *to)));
+}
+
+fn tuples<'a>(rows: &mut RowBinary, tuples: impl ExactSizeIterator<Item = (&'a SenderBoot, u64, u64)>) {
+    rows.varint(tuples.len() as u64);
+    for (boot, first, second) in tuples {
+        rows.string(&boot.sender);
+        rows.string(&hexadecimal(&boot.boot));
+        rows.u64(first);
+        rows.u64(second);
+    }
+}
+
+/// A boot id as text.
+pub fn hexadecimal(boot: &[u8; 16]) -> String {
+    boot.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The boot id of a text.
+pub fn boot_id(text: &str) -> Option<[u8; 16]> {
+    let number = (text.len() == 32).then(|| u128::from_str_radix(text, 16).ok()).flatten()?;
+    Some(number.to_be_bytes())
+}
+
+/// Writes one row of `sidecar_counters`.
+pub fn counter(rows: &mut RowBinary, row: &CounterRow) {
+    rows.string(&row.boot.sender);
+    rows.string(&hexadecimal(&row.boot.boot));
+    rows.string(&row.k8s_namespace_name);
+    rows.string(&row.k8s_pod_name);
+    rows.string(&row.name);
+    rows.string(&row.reason);
+    rows.i64(date_time(row.time_ns));
+    rows.u64(row.sequence);
+    rows.u64(row.value);
+}
+
+/// Writes one row of `alarms`.
+pub fn alarm(rows: &mut RowBinary, alarm: &Alarm) {
+    rows.string(&alarm.id);
+    rows.string(&alarm.rule);
+    rows.string(&alarm.target.service);
+    rows.string(&alarm.target.endpoint);
+    rows.u8(alarm.level);
+    rows.string(&alarm.indicator);
+    rows.string(&alarm.comparison);
+    rows.f64(alarm.threshold);
+    rows.string(alarm.phase.as_str());
+    rows.i64(date_time(alarm.first_at_ns));
+    rows.i64(date_time(alarm.last_at_ns));
+    rows.i64(date_time(alarm.resolved_at_ns));
+    rows.f64(alarm.first_value);
+    rows.f64(alarm.last_value);
+    rows.f64(alarm.peak_value);
+    rows.u64(alarm.breaches);
+    rows.string(alarm.notified.as_str());
+    rows.u64(alarm.version);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boot_ids_round_trip() {
+        let boot = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 255];
+        assert_eq!(boot_id(&hexadecimal(&boot)), Some(boot));
+        assert_eq!(boot_id("zz"), None);
+    }
+
+    #[test]
+    fn every_type_of_a_field_can_be_written() {
+        let known = ["String", "LowCardinality(String)", "UInt8", "UInt16", "UInt32", "UInt64", "DateTime64(9, 'UTC')", "Array(String)"];
+        for field in FIELDS {
+            assert!(known.contains(&field.clickhouse_type), "{}: {}", field.name, field.clickhouse_type);
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The analyzer's own counters, one list of names, and what /readyz says about each dependency.
+//!
+//! Labels are bounded: reasons are constants, partitions are the broker's, receivers and rules the configuration's.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use crate::store::StoreError;
+
+/// Upper bounds of `podtap_store_insert_seconds`.
+const INSERT_SECONDS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+
+/// What the analyzer cannot do its work without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Dependency {
+    /// ClickHouse.
+    Store,
+    /// Its tables, as this program needs them.
+    Schema,
+    /// The Kafka brokers.
+    Kafka,
+    /// The analyzer's own log.
+    SegmentLog,
+    /// The rules' figures.
+    Alarms,
+}
+
+impl Dependency {
+    /// The name that /readyz shows.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Store => "clickhouse",
+            Self::Schema => "schema",
+            Self::Kafka => "kafka",
+            Self::SegmentLog => "segment_log",
+            Self::Alarms => "alarms",
+        }
+    }
+}
+
+macro_rules! labels {
+    ($name:ident { $($field:ident),+ }) => {
+        #[doc = "Labels."]
+        #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+        pub struct $name { $(#[doc = "Label."] pub $field: String),+ }
+    };
+}
+labels!(TransportLabel { transport });
+labels!(ReasonLabel { reason });
+labels!(LagLabel { topic, partition });
+labels!(LevelLabel { level });
+labels!(NotificationLabel { receiver, outcome });
+labels!(RuleLabel { rule });
+
+/// All metrics and the state of the dependencies.
+#[derive(Debug)]
+pub struct Telemetry {
+    registry: Registry,
+    batches: Family<TransportLabel, Counter>,
+    records: Family<TransportLabel, Counter>,
+    /// Batches that came again.
+    pub duplicate_batches: Counter,
+    /// Batches that never came, as found between two of the same sender and boot.
+    pub missing_batches: Counter,
+    undecodable: Family<ReasonLabel, Counter>,
+    /// Records whose time was impossible.
+    pub clamped_records: Counter,
+    /// Records in an overflow series.
+    pub overflowed_records: Counter,
+    /// Messages that the log had dropped before they were read.
+    pub lost_messages: Counter,
+    /// Messages that wait in the log.
+    pub lag: Family<LagLabel, Gauge>,
+    /// Bytes in the analyzer's own log.
+    pub segment_log_bytes: Gauge<u64, AtomicU64>,
+    /// Time of a round of inserts.
+    pub insert_seconds: Histogram,
+    store_errors: Family<ReasonLabel, Counter>,
+    /// Open alarms.
+    pub alarms_open: Family<LevelLabel, Gauge>,
+    /// Rules' evaluations that failed.
+    pub rule_failures: Family<RuleLabel, Counter>,
+    /// Notifications by receiver and outcome.
+    pub notifications: Family<NotificationLabel, Counter>,
+    dependencies: Mutex<BTreeMap<Dependency, Result<(), String>>>,
+}
+
+impl Telemetry {
+    /// Registers everything under the prefix `podtap`.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("podtap");
+        let build =
+            Info::new(vec![("version", env!("CARGO_PKG_VERSION")), ("revision", option_env!("PODTAP_REVISION").unwrap_or("unknown"))]);
+        registry.register("build", "Version and revision of this binary", build);
+        macro_rules! registered {
+            ($metric:expr, $name:literal, $help:literal) => {{
+                let metric = $metric;
+                registry.register($name, $help, metric.clone());
+                metric
+            }};
+        }
+        let telemetry = Self {
+            batches: registered!(Family::default(), "ingest_batches", "Batches that count"),
+            records: registered!(Family::default(), "ingest_records", "Records in batches that count"),
+            duplicate_batches: registered!(Counter::default(), "ingest_duplicate_batches", "Batches dropped because they came before"),
+            missing_batches: registered!(
+                Counter::default(),
+                "ingest_missing_batches",
+                "Batches found missing between two of a sender's boot"
+            ),
+            undecodable: registered!(Family::default(), "ingest_undecodable", "Messages that are no batch"),
+            clamped_records: registered!(Counter::default(), "ingest_clamped_records", "Records with an impossible time"),
+            overflowed_records: registered!(Counter::default(), "ingest_overflowed_records", "Records counted in an overflow series"),
+            lost_messages: registered!(Counter::default(), "ingest_lost_messages", "Messages the log dropped before they were read"),
+            lag: registered!(Family::default(), "ingest_lag", "Messages in the log that were not read yet"),
+            segment_log_bytes: registered!(Gauge::default(), "segment_log_bytes", "Size of the analyzer's own log"),
+            insert_seconds: registered!(Histogram::new(INSERT_SECONDS), "store_insert_seconds", "Time of a round of inserts"),
+            store_errors: registered!(Family::default(), "store_errors", "Requests to ClickHouse that failed"),
+            alarms_open: registered!(Family::default(), "alarms_open", "Open alarms"),
+            rule_failures: registered!(Family::default(), "rule_evaluation_failures", "Evaluations of rules that failed"),
+            notifications: registered!(Family::default(), "notifications", "Notifications by outcome"),
+            dependencies: Mutex::default(),
+            registry,
+        };
+        for transport in ["kafka", "grpc"] {
+            telemetry.ingested_batches(transport, 0, 0);
+        }
+        telemetry
+    }
+
+    fn ingested_batches(&self, transport: &'static str, batches: u64, records: u64) {
+        let label = TransportLabel { transport: transport.to_owned() };
+        self.batches.get_or_create(&label).inc_by(batches);
+        self.records.get_or_create(&label).inc_by(records);
+    }
+
+    /// Counts a batch.
+    pub fn ingested(&self, transport: &'static str, records: u64) {
+        self.ingested_batches(transport, 1, records);
+    }
+
+    /// Counts a message that is no batch.
+    pub fn undecodable(&self, reason: &'static str) {
+        self.undecodable.get_or_create(&ReasonLabel { reason: reason.to_owned() }).inc();
+    }
+
+    /// Counts a failed request to the store.
+    pub fn store_error(&self, error: &StoreError) {
+        self.store_errors.get_or_create(&ReasonLabel { reason: error.reason.as_str().to_owned() }).inc();
+    }
+
+    /// Counts a notification.
+    pub fn notified(&self, receiver: &str, outcome: &'static str) {
+        let label = NotificationLabel { receiver: receiver.to_owned(), outcome: outcome.to_owned() };
+        self.notifications.get_or_create(&label).inc();
+    }
+
+    /// Says whether a dependency works, and why not.
+    pub fn set_dependency(&self, dependency: Dependency, state: Result<(), String>) {
+        self.dependencies.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(dependency, state);
+    }
+
+    /// All dependencies that were heard of.
+    pub fn dependencies(&self) -> Vec<(Dependency, Result<(), String>)> {
+        let dependencies = self.dependencies.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        dependencies.iter().map(|(dependency, state)| (*dependency, state.clone())).collect()
+    }
+
+    /// Everything in Prometheus' text format.
+    pub fn render(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self::new()
+    }
+}

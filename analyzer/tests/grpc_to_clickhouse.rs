@@ -1,0 +1,269 @@
+//! The analyzer as a process in front of the embedded engine: batches over gRPC become rows that SQL counts, also when the
+//! analyzer is killed in between and when batches come twice.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+use clickhouse::{Client, Row};
+use podtap_wire::proto::ingest_client::IngestClient;
+use podtap_wire::proto::{CounterSample, Envelope, Resource};
+use podtap_wire::{BatchBuilder, EncodedBatch, Protocol, RequestRecord, Side, Status};
+use serde::Deserialize;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A directory and the processes that use it, gone at the end.
+struct Bench {
+    directory: PathBuf,
+    processes: Vec<Child>,
+}
+
+impl Bench {
+    fn new(name: &str) -> Self {
+        let directory = std::env::temp_dir().join(format!("podtap-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        Self { directory, processes: Vec::new() }
+    }
+
+    /// Starts the embedded endpoint; returns its URL.
+    fn clickhouse(&mut self) -> String {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_podtap-clickhouse"))
+            .args(["--listen", "127.0.0.1:0", "--path"])
+            .arg(self.directory.join("clickhouse"))
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut seen = String::new();
+        let url = lines.by_ref().map_while(Result::ok).find_map(|line| {
+            seen.push_str(&line);
+            line.split_once("listening on ").map(|(_, url)| url.trim().trim_end_matches('"').to_owned())
+        });
+        self.processes.push(child);
+        std::thread::spawn(move || lines.for_each(drop));
+        url.unwrap_or_else(|| panic!("the endpoint did not start: {seen}"))
+    }
+
+    fn analyzer(&mut self, url: &str, ports: &Ports) -> usize {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.directory.join("analyzer.log")).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_podtap-analyzer"))
+            .args(["run", "--clickhouse-url", url, "--data-dir"])
+            .arg(self.directory.join("data"))
+            .arg(format!("--grpc-listen={}", ports.grpc))
+            .arg(format!("--http-listen={}", ports.http))
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.processes.push(child);
+        self.processes.len() - 1
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.join("analyzer.log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        for process in &mut self.processes {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+struct Ports {
+    grpc: SocketAddr,
+    http: SocketAddr,
+}
+
+impl Ports {
+    fn free() -> Self {
+        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        Self { grpc: free(), http: free() }
+    }
+}
+
+async fn until<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(done) = attempt().await {
+            return done;
+        }
+        assert!(Instant::now() < deadline, "waited too long until {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let response = reqwest::get(format!("http://{address}{path}")).await.ok()?;
+    Some((response.status().as_u16(), response.text().await.ok()?))
+}
+
+async fn ready(ports: &Ports) {
+    until("the analyzer is ready", async || get(ports.http, "/readyz").await.filter(|(status, _)| *status == 200)).await;
+}
+
+/// Batches of HTTP and SQL records, and what they add up to.
+struct Sent {
+    batches: Vec<EncodedBatch>,
+    by_endpoint: BTreeMap<(String, String), u64>,
+}
+
+fn batches(count: u64) -> Sent {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64;
+    let resource = Resource { k8s_pod_name: "shop-1".to_owned(), k8s_namespace_name: "it's".to_owned(), ..Resource::default() };
+    let mut builder = BatchBuilder::new("sender".to_owned(), [9; 16], resource);
+    let mut sent = Sent { batches: Vec::new(), by_endpoint: BTreeMap::new() };
+    for sequence in 1..=count {
+        for number in 0..100u64 {
+            let http = number % 2 == 0;
+            let status = if number % 10 == 0 { Status::ServerError } else { Status::Ok };
+            let (template, fingerprint) = if http { ("/items/{id}", "") } else { ("", "select name from items where id = ?") };
+            builder.push(&RequestRecord {
+                timestamp: now - (number % 7) * 1_000_000_000,
+                network_protocol_name: if http { Protocol::Http } else { Protocol::Mysql },
+                client_address: "10.0.0.1".parse().unwrap(),
+                server_address: "fd00::2".parse().unwrap(),
+                server_port: if http { 80 } else { 3306 },
+                service_name: "shop",
+                side: if http { Side::Server } else { Side::Client },
+                status,
+                error_type: if status == Status::Ok { "" } else { "500" },
+                http_request_method: if http { "GET" } else { "" },
+                url_template: template,
+                url_path: "/items/1?",
+                db_query_fingerprint: fingerprint,
+                db_query_parameters: vec!["a", "b"],
+                time_to_first_byte_ns: Some(1_000_000),
+                time_to_last_byte_ns: Some(50_000_000 + number * 1_000),
+                ..RequestRecord::default()
+            });
+            let endpoint = if http { "GET /items/{id}" } else { fingerprint };
+            *sent.by_endpoint.entry((endpoint.to_owned(), status.as_str().to_owned())).or_default() += 1;
+        }
+        let counters = vec![CounterSample { name: "podtap_records_total".to_owned(), reason: String::new(), value: sequence * 100 }];
+        sent.batches.push(builder.finish(sequence, now, counters));
+    }
+    sent
+}
+
+/// Delivers batches and waits until the last is acknowledged; `None` if the stream broke.
+async fn deliver(ports: &Ports, batches: &[EncodedBatch]) -> Option<()> {
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", ports.grpc)).ok()?;
+    let mut client = IngestClient::new(endpoint.connect().await.ok()?);
+    let envelopes: Vec<_> = batches.iter().map(|batch| Envelope { batch: batch.bytes.clone().into(), sequence: batch.sequence }).collect();
+    let last = envelopes.last()?.sequence;
+    let mut acks = client.deliver(tokio_stream::iter(envelopes)).await.ok()?.into_inner();
+    while let Some(ack) = acks.message().await.ok()? {
+        if ack.sequence == last {
+            return Some(());
+        }
+    }
+    None
+}
+
+#[derive(Row, Deserialize)]
+struct Counted {
+    endpoint: String,
+    status: String,
+    count: u64,
+}
+
+async fn counted(client: &Client, sql: &str) -> BTreeMap<(String, String), u64> {
+    let rows = client.query(sql).fetch_all::<Counted>().await.unwrap();
+    rows.into_iter().map(|row| ((row.endpoint, row.status), row.count)).collect()
+}
+
+fn delete_log(directory: &Path) {
+    let _ = std::fs::remove_file(directory.join("analyzer.log"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_sent_is_what_sql_counts() {
+    let mut bench = Bench::new("grpc-to-clickhouse");
+    delete_log(&bench.directory);
+    let url = bench.clickhouse();
+    let ports = Ports::free();
+    let client = Client::default().with_url(&url).with_database("podtap");
+    let mut analyzer = bench.analyzer(&url, &ports);
+    ready(&ports).await;
+    let sent = batches(60);
+    deliver(&ports, &sent.batches[..20]).await.expect("acknowledged");
+    // Killed in the middle, and everything is sent again.
+    for end in [40, 60] {
+        bench.processes[analyzer].kill().unwrap();
+        bench.processes[analyzer].wait().unwrap();
+        analyzer = bench.analyzer(&url, &ports);
+        until("the analyzer takes batches", async || deliver(&ports, &sent.batches[..end]).await).await;
+    }
+    let red = "SELECT toString(endpoint) AS endpoint, toString(status) AS status, sum(count) AS count FROM red GROUP BY endpoint, status";
+    let total: u64 = sent.by_endpoint.values().sum();
+    let stored = until("everything is stored", async || {
+        let stored = counted(&client, red).await;
+        (stored.values().sum::<u64>() >= total).then_some(stored)
+    })
+    .await;
+    assert_eq!(stored, sent.by_endpoint, "{}", bench.log());
+    let requests = "SELECT if(db_query_fingerprint = '', concat(http_request_method, ' ', url_template), db_query_fingerprint) AS endpoint, \
+                    toString(status) AS status, count() AS count FROM requests FINAL GROUP BY endpoint, status";
+    assert_eq!(counted(&client, requests).await, sent.by_endpoint);
+
+    check_values(&client).await;
+    check_api(&ports).await;
+    // It stops when told to, with everything stored.
+    let pid = bench.processes[analyzer].id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    let status = tokio::task::block_in_place(|| bench.processes[analyzer].wait()).unwrap();
+    assert!(status.success(), "{status}: {}", bench.log());
+}
+
+async fn check_values(client: &Client) {
+    let text = async |sql: &str| client.query(sql).fetch_one::<String>().await.unwrap();
+    let record = "SELECT concat(client_address, ' ', server_address, ' ', toString(server_port), ' ', url_path, ' ', k8s_namespace_name, ' ', \
+                  arrayStringConcat(db_query_parameters, ','), ' ', toString(request_time_ns)) FROM requests FINAL \
+                  WHERE network_protocol_name = 'http' LIMIT 1";
+    // An escaped question mark is the client's own; the value has one.
+    assert_eq!(text(record).await, "10.0.0.1 fd00::2 80 /items/1? it's a,b 18446744073709551615");
+    let p50 = client.query("SELECT podtap_quantile(0.5, sumMap(time_to_last_byte_ns_buckets)) FROM red").fetch_one::<u64>().await.unwrap();
+    assert!(p50.abs_diff(50_050_000) <= 50_050_000 / 100, "{p50}");
+    let peers = "SELECT arrayStringConcat(arraySort(groupUniqArray(toString(peer))), ' ') FROM red";
+    assert_eq!(text(peers).await, "10.0.0.1 [fd00::2]:3306");
+    let sequences =
+        "SELECT concat(toString(first), ' ', toString(last), ' ', toString(received), ' ', toString(missing)) FROM sender_sequences";
+    assert_eq!(text(sequences).await, "1 60 60 0");
+    let duplicates = client.query("SELECT sum(duplicate_batches) FROM ingest_blocks FINAL").fetch_one::<u64>().await.unwrap();
+    assert!(duplicates >= 60, "{duplicates}");
+    let counters = client.query("SELECT max(value) FROM sidecar_counters FINAL").fetch_one::<u64>().await.unwrap();
+    assert_eq!(counters, 6_000);
+}
+
+async fn check_api(ports: &Ports) {
+    let json = async |path: &str, status: u16| -> serde_json::Value {
+        let (found, text) = get(ports.http, path).await.unwrap();
+        assert_eq!(found, status, "{path}: {text}");
+        serde_json::from_str(&text).unwrap()
+    };
+    let services = json("/api/v1/services", 200).await;
+    let names: Vec<_> = services["services"].as_array().unwrap().iter().map(|row| row["service"].as_str().unwrap()).collect();
+    assert_eq!(names, ["[fd00::2]:3306", "shop"], "what was seen from its caller only goes by its address");
+    let sql = json("/api/v1/sql/slowest", 200).await;
+    assert_eq!(sql["sql"][0]["endpoint"], "select name from items where id = ?");
+    assert_eq!(sql["sql"][0]["called_by"][0], "shop");
+    assert_eq!(sql["sql"][0]["count"], 3_000);
+    let requests = json("/api/v1/requests/slowest?service=shop&limit=1", 200).await;
+    assert_eq!(requests["requests"][0]["errors"], 600);
+    for path in ["/api/v1/services?limit=0", "/api/v1/services?from=yesterday", "/api/v1/services?form=1h"] {
+        let problem = json(path, 400).await;
+        assert!(problem["error"]["where"].is_string() && problem["error"]["what"].is_string(), "{problem}");
+    }
+    json("/api/v1/nothing", 404).await;
+    assert_eq!(json("/api/v1/alarms", 200).await["alarms"], serde_json::json!([]));
+    let (_, metrics) = get(ports.http, "/metrics").await.unwrap();
+    assert!(metrics.contains("podtap_ingest_records_total{transport=\"grpc\"}"), "{metrics}");
+}
