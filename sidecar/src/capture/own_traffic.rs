@@ -2,7 +2,8 @@
 //!
 //! Otherwise each batch that is sent would be traffic to be reported. A connection is ours if its socket is one of this process's: the
 //! question is asked when a connection to or from a port of interest is seen first, so connections of the application to the same broker
-//! stay. One look takes about a millisecond and happens at most once in [`LOOK_EVERY`]; until then a new connection is passed on.
+//! stay. A look takes a fraction of a millisecond, and all looks together at most one part in [`LOOK_SHARE`] of the time; beyond that a new
+//! connection is passed on until there is time to ask.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -12,8 +13,10 @@ use rustc_hash::FxHashMap;
 
 use super::{CapturedPacket, LinkType};
 
-/// Shortest time between two looks into /proc.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Looks into /proc may take one part in so many of the time,
+const LOOK_SHARE: u32 = 50;
+/// and so much at once.
+const LOOK_BURST: Duration = Duration::from_millis(20);
 /// Connections whose owner is remembered; beyond it all are forgotten and asked for again.
 const MAX_KNOWN: usize = 4096;
 
@@ -26,14 +29,23 @@ pub struct OwnTraffic {
     ports: Vec<u64>,
     any_port: bool,
     known: FxHashMap<Ends, bool>,
-    last_look: Option<Instant>,
+    /// Time that looks may take now, as of `allowed_at`.
+    allowance: Duration,
+    allowed_at: Instant,
     excluded: u64,
 }
 
 impl OwnTraffic {
     /// `ports`: those of the broker, the analyzer and the admin listener.
     pub fn new(ports: &[u16]) -> Self {
-        let mut own = Self { ports: vec![0; 1024], any_port: false, known: FxHashMap::default(), last_look: None, excluded: 0 };
+        let mut own = Self {
+            ports: vec![0; 1024],
+            any_port: false,
+            known: FxHashMap::default(),
+            allowance: LOOK_BURST,
+            allowed_at: Instant::now(),
+            excluded: 0,
+        };
         ports.iter().for_each(|port| own.add_port(*port));
         own
     }
@@ -75,20 +87,26 @@ impl OwnTraffic {
     }
 
     fn look(&mut self, ends: Ends) -> bool {
-        if self.last_look.is_some_and(|last| last.elapsed() < LOOK_EVERY) {
+        let start = Instant::now();
+        self.allowance = (self.allowance + start.duration_since(self.allowed_at) / LOOK_SHARE).min(LOOK_BURST);
+        self.allowed_at = start;
+        if self.allowance.is_zero() {
             return false;
         }
-        self.last_look = Some(Instant::now());
         if self.known.len() >= MAX_KNOWN {
             self.known.clear();
         }
         let connections = own_connections();
         // A broker tells its clients of other brokers at other ports: what we are connected to is of interest from now on.
         for (local, remote) in &connections {
-            self.add_port(remote.port());
+            // Whoever talks to the admin port does so from a port that is somebody else's tomorrow.
+            if !self.has_port(local.port()) {
+                self.add_port(remote.port());
+            }
             let ends = if local <= remote { (*local, *remote) } else { (*remote, *local) };
             self.known.insert(ends, true);
         }
+        self.allowance = self.allowance.saturating_sub(start.elapsed());
         *self.known.entry(ends).or_insert(false)
     }
 }

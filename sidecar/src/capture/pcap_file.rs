@@ -237,7 +237,7 @@ impl PcapFile {
         let Format::PcapNg { big_endian, interfaces, interfaces_before } = &mut self.format else { return Ok(false) };
         let big_endian = *big_endian;
         let length = word(self.window.data(), 4, big_endian) as usize;
-        if !(12..=MAX_BLOCK_BYTES).contains(&length) || length % 4 != 0 {
+        if !(12..=MAX_BLOCK_BYTES).contains(&length) || !length.is_multiple_of(4) {
             return Err(self.window.cut(format!("no block can be {length} bytes long")));
         }
         if !self.window.fill(length)? {
