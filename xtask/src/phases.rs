@@ -165,6 +165,7 @@ fn everything_for_tests(workspace: &Workspace, cache: &Cache) -> Result<()> {
     tools::kafka(cache)?;
     let clients = workspace.root().join("tests/clients/install.sh");
     if clients.exists() {
+        apt::ensure("clients of ClickHouse", apt::CLIENTS)?;
         run::step("clients of ClickHouse that nobody here wrote", &mut tools::with_node(cache, Command::new(clients))?)?;
     }
     Ok(())

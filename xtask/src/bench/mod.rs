@@ -8,7 +8,7 @@ mod measure;
 mod offline;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -27,6 +27,9 @@ pub struct Options {
     /// Only the sidecar beside nginx and wrk
     #[arg(long)]
     live: bool,
+    /// Measure this sidecar instead of building one
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
     /// Also the criterion benches of the crates
     #[arg(long)]
     micro: bool,
@@ -67,13 +70,12 @@ impl Section {
 
 pub fn bench(workspace: &Workspace, cache: &Cache, options: &Options) -> Result<()> {
     apt::ensure("bench", &[apt::BUILD, apt::SERVERS, apt::LOAD, apt::PEERS].concat())?;
-    ebpf::ensure(workspace, cache, false)?;
-    let mut build = workspace.cargo();
-    build.args(["build", "--release", "-p", "podtap-sidecar"]);
-    run::show("the sidecar, release profile", &mut build)?;
-    let sidecar = workspace.target().join("release/podtap-sidecar");
+    let sidecar = match &options.binary {
+        Some(file) => std::path::absolute(file).doing(format_args!("finding {}", file.display()))?,
+        None => release(workspace, cache)?,
+    };
     let rounds = if options.quick { 1 } else { options.rounds.max(1) };
-    let mut report = about(workspace, rounds)?;
+    let mut report = about(workspace, &sidecar, rounds)?;
     println!("{report}");
     if !options.live {
         captures::make(workspace, options.quick, &[])?;
@@ -97,6 +99,14 @@ pub fn bench(workspace: &Workspace, cache: &Cache, options: &Options) -> Result<
     Ok(())
 }
 
+fn release(workspace: &Workspace, cache: &Cache) -> Result<PathBuf> {
+    ebpf::ensure(workspace, cache, false)?;
+    let mut build = workspace.cargo();
+    build.args(["build", "--release", "-p", "podtap-sidecar"]);
+    run::show("the sidecar, release profile", &mut build)?;
+    Ok(workspace.target().join("release/podtap-sidecar"))
+}
+
 /// Criterion keeps its own reports, below the target folder.
 fn micro(workspace: &Workspace) -> Result<()> {
     for package in ["wire", "sidecar", "analyzer"] {
@@ -115,7 +125,8 @@ fn place(workspace: &Workspace) -> Result<PathBuf> {
     Ok(folder.join(format!("bench-{now}.md")))
 }
 
-fn about(workspace: &Workspace, rounds: usize) -> Result<String> {
+fn about(workspace: &Workspace, sidecar: &Path, rounds: usize) -> Result<String> {
+    let version = run::capture(Command::new(sidecar).arg("--version"))?;
     let revision = run::capture(Command::new("git").current_dir(workspace.root()).args(["describe", "--always", "--dirty"]))?;
     let kernel = run::capture(Command::new("uname").args(["-sr"]))?;
     let cpus = fs::read_to_string("/proc/cpuinfo").doing("reading /proc/cpuinfo")?;
@@ -124,7 +135,8 @@ fn about(workspace: &Workspace, rounds: usize) -> Result<String> {
     let load = fs::read_to_string("/proc/loadavg").doing("reading /proc/loadavg")?;
     let busy = load.split_whitespace().next().unwrap_or_default();
     Ok(format!(
-        "# Podtap bench\n\nRevision {}, {}, {count} x {model}, {rounds} round(s), load average before {busy}.\n\n",
+        "# Podtap bench\n\n{}, clone at {}, {}, {count} x {model}, {rounds} round(s), load average before {busy}.\n\n",
+        version.trim(),
         revision.trim(),
         kernel.trim(),
     ))

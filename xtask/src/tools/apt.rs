@@ -48,6 +48,15 @@ pub const SERVERS: &[Package] = &[
     program("procps", "ps", "finding what a killed run left behind"),
 ];
 
+/// What tests/clients/install.sh fetches its clients with.
+pub const CLIENTS: &[Package] = &[
+    program("python3", "python3", "runs clickhouse-connect"),
+    package("python3-venv", "keeps what is fetched from PyPI apart"),
+    program("openjdk-17-jre-headless", "java", "runs the JDBC driver"),
+    program("maven", "mvn", "fetches the JDBC driver"),
+    program("curl", "curl", "a client of ClickHouse too"),
+];
+
 /// SQL load for captures.
 pub const LOAD: &[Package] = &[program("sysbench", "sysbench", "SQL load")];
 
