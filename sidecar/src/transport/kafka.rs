@@ -20,8 +20,8 @@ use super::{Batch, BatchId, LinkState, Offer, Sink, SinkEvent};
 
 /// Batches that librdkafka holds at a time: enough to fill five requests, little beside the spool.
 const MAX_IN_FLIGHT: usize = 64;
-/// How long one question for the topic's partitions may take.
-const METADATA_TIMEOUT: Duration = Duration::from_millis(1500);
+/// How long one question for the topic's partitions may take; batches are not spooled meanwhile. What takes longer is answered next time.
+const METADATA_TIMEOUT: Duration = Duration::from_millis(500);
 /// How often an unreachable broker is asked.
 const METADATA_EVERY: Duration = Duration::from_secs(2);
 /// Largest message the producer sends; brokers have their own limit (1 MB by default).
