@@ -24,7 +24,12 @@ Exit codes: 0 ok, 1 failure, 2 usage, 69 something it needs is not available, 78
 
 /// The program's command line.
 #[derive(Debug, Parser)]
-#[command(name = "podtap-analyzer", version, about = "Turns request records into latency histograms in ClickHouse, alarms and notifications.", after_help = EXAMPLES)]
+#[command(
+    name = "podtap-analyzer",
+    version,
+    about = "Turns request records into latency histograms in ClickHouse, alarms and notifications.",
+    after_help = EXAMPLES
+)]
 pub struct CommandLine {
     /// What to do.
     #[command(subcommand)]

@@ -210,7 +210,8 @@ async fn what_was_sent_is_what_sql_counts() {
     })
     .await;
     assert_eq!(stored, sent.by_endpoint, "{}", bench.log());
-    let requests = "SELECT if(db_query_fingerprint = '', concat(http_request_method, ' ', url_template), db_query_fingerprint) AS endpoint, \
+    let requests = "SELECT if(db_query_fingerprint = '', \
+                    concat(http_request_method, ' ', url_template), db_query_fingerprint) AS endpoint, \
                     toString(status) AS status, count() AS count FROM requests FINAL GROUP BY endpoint, status";
     assert_eq!(counted(&client, requests).await, sent.by_endpoint);
 
@@ -225,7 +226,8 @@ async fn what_was_sent_is_what_sql_counts() {
 
 async fn check_values(client: &Client) {
     let text = async |sql: &str| client.query(sql).fetch_one::<String>().await.unwrap();
-    let record = "SELECT concat(client_address, ' ', server_address, ' ', toString(server_port), ' ', url_path, ' ', k8s_namespace_name, ' ', \
+    let record = "SELECT concat(client_address, ' ', server_address, ' ', toString(server_port), ' ', \
+                  url_path, ' ', k8s_namespace_name, ' ', \
                   arrayStringConcat(db_query_parameters, ','), ' ', toString(request_time_ns)) FROM requests FINAL \
                   WHERE network_protocol_name = 'http' LIMIT 1";
     // An escaped question mark is the client's own; the value has one.

@@ -1,7 +1,7 @@
 //! Settings: defaults < YAML file (`--config`) < environment < flags.
 //!
-//! One table gives each setting its name, type, default and meaning; flags (`--kafka-brokers`), environment (`PODTAP_KAFKA_BROKERS`), keys of
-//! the file (`kafka_brokers`) and `config show` are made from it. Everything is parsed into its type before anything starts.
+//! One table gives each setting its name, type, default and meaning; flags (`--kafka-brokers`), environment (`PODTAP_KAFKA_BROKERS`),
+//! keys of the file (`kafka_brokers`) and `config show` are made from it. Everything is parsed into its type before anything starts.
 
 use std::fmt;
 use std::net::SocketAddr;

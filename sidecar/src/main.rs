@@ -38,7 +38,8 @@ podtap-sidecar run --source file -r traffic.pcap --transport grpc")]
     },
     /// Show requests on standard output, live or from a file.
     #[command(after_long_help = "Examples:\n  podtap-sidecar print -i eth0\n  podtap-sidecar print -i lo -f 'port 3306' --unmask\n  \
-podtap-sidecar print -r traffic.pcap --json --stats\n  podtap-sidecar print -i eth0 --where 'time_to_last_byte_ns>50ms' --where status=server_error")]
+podtap-sidecar print -r traffic.pcap --json --stats\n  \
+podtap-sidecar print -i eth0 --where 'time_to_last_byte_ns>50ms' --where status=server_error")]
     Print {
         #[command(flatten)]
         layer: Layer,

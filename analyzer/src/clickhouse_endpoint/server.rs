@@ -79,7 +79,8 @@ async fn any(State(endpoint): State<Arc<Endpoint>>, request: HttpRequest<Body>) 
         (_, "/" | "/query") => (StatusCode::METHOD_NOT_ALLOWED, format!("Method {method} is not supported\n")).into_response(),
         _ => {
             let text = format!(
-                "There is no handle {path}\n\nUse / or /ping for health checks.\nOr /replicas_status for more sophisticated health checks.\n\
+                "There is no handle {path}\n\nUse / or /ping for health checks.\n\
+                 Or /replicas_status for more sophisticated health checks.\n\
                  Send queries from your program with POST method or GET /?query=...\n"
             );
             (StatusCode::NOT_FOUND, text).into_response()

@@ -59,7 +59,8 @@ impl Applied {
 fn earlier<'a>(connection: &mut Connection, names: impl Iterator<Item = &'a str>) -> Result<String, Exception> {
     let names: Vec<_> = names.map(quoted).collect();
     let sql = format!(
-        "SELECT if(changed, concat(name, ' = ''', replaceAll(replaceAll(trim(BOTH '''' FROM value), '\\\\', '\\\\\\\\'), '''', '\\\\'''), ''''), \
+        "SELECT if(changed, concat(name, ' = ''', \
+         replaceAll(replaceAll(trim(BOTH '''' FROM value), '\\\\', '\\\\\\\\'), '''', '\\\\'''), ''''), \
          concat(name, ' = DEFAULT')) FROM system.settings WHERE name IN ({})",
         names.join(", ")
     );

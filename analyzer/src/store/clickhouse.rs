@@ -252,7 +252,8 @@ impl ClickHouse {
             return Ok(None);
         }
         let sql = format!(
-            "SELECT marks, holes FROM ingest_blocks FINAL WHERE {{partition}} AND complete = 1 AND block < {offset} ORDER BY block DESC LIMIT 1"
+            "SELECT marks, holes FROM ingest_blocks FINAL WHERE {{partition}} AND complete = 1 AND block < {offset} \
+             ORDER BY block DESC LIMIT 1"
         );
         let row: Option<MarksRow> = self.of_partition(&sql, partition).fetch_optional().await?;
         Ok(Some(ResumePoint { offset, marks: row.map(read_marks).unwrap_or_default() }))

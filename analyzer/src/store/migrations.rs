@@ -73,7 +73,8 @@ pub fn preamble(database: &str) -> [String; 2] {
     [
         format!("CREATE DATABASE IF NOT EXISTS {database}"),
         format!(
-            "CREATE TABLE IF NOT EXISTS {database}.schema_migrations (number UInt32, name String, checksum String, applied_at DateTime64(3, 'UTC')) \
+            "CREATE TABLE IF NOT EXISTS {database}.schema_migrations \
+             (number UInt32, name String, checksum String, applied_at DateTime64(3, 'UTC')) \
              ENGINE = ReplacingMergeTree(applied_at) ORDER BY number"
         ),
     ]

@@ -1,8 +1,8 @@
 //! Transport `kafka`: librdkafka's idempotent producer, one message a batch.
 //!
 //! All batches of a boot go to one partition, chosen by a hash of the sender, in order: the analyzer's high-water mark of the sender lives
-//! in that partition. The choice is kept beside the spool, so that a batch that is sent again after a restart goes where its twin went, also
-//! when partitions were added meanwhile. Messages do not expire in librdkafka (that would let later ones overtake); what is not
+//! in that partition. The choice is kept beside the spool, so that a batch that is sent again after a restart goes where its twin went,
+//! also when partitions were added meanwhile. Messages do not expire in librdkafka (that would let later ones overtake); what is not
 //! acknowledged stays in the spool. After a fatal error of the producer a new one starts from the oldest batch.
 
 use std::collections::HashMap;

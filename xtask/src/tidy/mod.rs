@@ -50,8 +50,8 @@ const SOURCE_RULES: &[SourceRule] = &[
     documents::header,
 ];
 
-/// Lines of these have a limit; Markdown wraps where it is shown, data are data.
-const LIMITED_LINES: &[&str] = &["rs", "sh", "sql", "proto", "py"];
+/// Lines of these have a limit; Markdown wraps where it is shown, scripts and schemas have rows that read better whole.
+const LIMITED_LINES: &[&str] = &["rs", "proto"];
 const PROTOCOL_TABLE: &str = "sidecar/src/protocol/mod.rs";
 
 /// Checks the clone and prints what is broken.
