@@ -171,3 +171,23 @@ fn damaged_pcapng_stops_at_the_block() {
         assert!(error.to_string().contains(&format!("at byte {at}")) && error.to_string().contains(expected), "{error}");
     }
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_bring_it_down(
+        big_endian in proptest::bool::ANY,
+        next_generation in proptest::bool::ANY,
+        body in proptest::collection::vec(proptest::num::u8::ANY, 0..400),
+        kind in proptest::sample::select(vec![1u32, 2, 3, 4, 5, 6, 10, 0x0a0d_0d0a, 0xbad]),
+    ) {
+        let mut bytes = if next_generation { section(big_endian) } else { pcap(0xa1b2_c3d4, big_endian, 0) };
+        if next_generation {
+            bytes.extend(interface(Some(9), big_endian));
+            bytes.extend(block(kind, &body, big_endian));
+        }
+        bytes.extend(body);
+        if let Err(error) = read(bytes).1 {
+            proptest::prop_assert!([2, 65].contains(&error.exit_code()), "{}", error);
+        }
+    }
+}
