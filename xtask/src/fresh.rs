@@ -16,8 +16,8 @@ const MAKES: &[apt::Package] = &[
     apt::program("debootstrap", "debootstrap", "makes a bare Debian"),
     apt::program("util-linux", "unshare", "keeps mounts and processes apart"),
 ];
-const MIRROR: &str = "http://deb.debian.org/debian";
-const SECURITY: &str = "http://deb.debian.org/debian-security";
+/// Where Debian's packages come from here, so there too: the deb822 form, else the older one.
+const APT_SOURCES: &[&str] = &["/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list"];
 /// How this machine's clients reach their registries: settings files, and certificates beside them.
 const SETTINGS: &[&str] = &["/etc/pip.conf", "/etc/resolv.conf", "/etc/hosts", "/usr/local/share/ca-certificates"];
 const HOME_SETTINGS: &[&str] = &[".npmrc", ".config/pip", ".cargo/config.toml", ".m2/settings.xml"];
@@ -50,15 +50,24 @@ fn make(workspace: &Workspace, dir: &Path) -> Result<()> {
     apt::ensure("a bare machine", MAKES)?;
     let mut debootstrap = Command::new("debootstrap");
     debootstrap.args(["--variant=minbase", "--include=ca-certificates,git,gcc,libc6-dev", "bookworm"]);
-    run::step("a bare Debian 12 with git and a C linker", debootstrap.arg(dir).arg(MIRROR))?;
-    let sources = format!("deb {MIRROR} bookworm main\ndeb {MIRROR} bookworm-updates main\ndeb {SECURITY} bookworm-security main\n",);
-    fs::write(dir.join("etc/apt/sources.list"), sources).doing("writing sources.list")?;
+    run::step("a bare Debian 12 with git and a C linker", debootstrap.arg(dir))?;
+    apt_sources(dir)?;
     let sysroot = run::capture(Command::new("rustc").current_dir(workspace.root()).args(["--print", "sysroot"]))?;
     fs::create_dir_all(dir.join("opt")).doing("making opt")?;
     let mut copy = Command::new("cp");
     copy.args(["-a", "--dereference"]).arg(sysroot.trim()).arg(dir.join("opt/rust"));
     run::step("Rust, as it is here", &mut copy)?;
     settings(dir)
+}
+
+/// The security archive is among them, which debootstrap does not write.
+fn apt_sources(dir: &Path) -> Result<()> {
+    let Some(from) = APT_SOURCES.iter().find(|path| Path::new(path).exists()) else {
+        return Err(Failure::new(format!("none of {} is here: a bare Debian 12 is made on a Debian 12", APT_SOURCES.join(", "))));
+    };
+    fs::remove_file(dir.join("etc/apt/sources.list")).doing("removing debootstrap's sources.list")?;
+    fs::copy(from, dir.join(from.trim_start_matches('/'))).doing(format_args!("copying {from}"))?;
+    Ok(())
 }
 
 /// Registries may be reached through this machine's own proxies and certificates; without them nothing can be fetched.

@@ -37,7 +37,7 @@ fn install(workspace: &Workspace, dir: &Path) -> Result<()> {
     cargo.env("LLVM_PREFIX", format!("/usr/lib/llvm-{LLVM_MAJOR}"));
     // Its build output goes to a temporary folder of cargo's own.
     cargo.env_remove("CARGO_TARGET_DIR");
-    run::step(&format!("bpf-linker {VERSION} from crates.io"), &mut cargo)
+    run::step(&format!("bpf-linker {VERSION} by cargo install"), &mut cargo)
 }
 
 /// A compiler and its cargo, fit for `-Z build-std=core`.
