@@ -251,9 +251,11 @@ impl ClickHouse {
         if start.blocks == 0 {
             return Ok(None);
         }
+        // The client's header parser knows no named tuples.
+        let plain = "Array(Tuple(String, String, UInt64, UInt64))";
         let sql = format!(
-            "SELECT marks, holes FROM ingest_blocks FINAL WHERE {{partition}} AND complete = 1 AND block < {offset} \
-             ORDER BY block DESC LIMIT 1"
+            "SELECT CAST(marks AS {plain}) AS marks, CAST(holes AS {plain}) AS holes FROM ingest_blocks FINAL \
+             WHERE {{partition}} AND complete = 1 AND block < {offset} ORDER BY block DESC LIMIT 1"
         );
         let row: Option<MarksRow> = self.of_partition(&sql, partition).fetch_optional().await?;
         Ok(Some(ResumePoint { offset, marks: row.map(read_marks).unwrap_or_default() }))
