@@ -51,6 +51,11 @@ impl ClickHouse {
         }
     }
 
+    /// Its process.
+    pub fn pid(&self) -> Result<u32> {
+        self.process.as_ref().map(Process::pid).context("the ClickHouse endpoint does not run")
+    }
+
     /// For `--clickhouse-url`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)

@@ -304,3 +304,96 @@ impl Credentials {
         Err(Exception::new(AUTHENTICATION_FAILED, what))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderName;
+
+    use super::*;
+
+    fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
+        let pair = |(name, value): &(&str, &str)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        pairs.iter().map(pair).collect()
+    }
+
+    #[test]
+    fn parameters_find_their_places() {
+        let url =
+            "query=SELECT+1&database=d&param_x=a%5Ctb&max_threads=2&compress=1&session_id=s&session_timeout=5&enable_http_compression=1";
+        let request = Request::read(&Method::GET, url, &headers(&[("accept-encoding", "gzip")]), "id".into()).unwrap();
+        assert_eq!((request.query.as_slice(), request.database.as_deref()), (b"SELECT 1".as_slice(), Some("d")));
+        assert_eq!(request.params, [("x".to_owned(), b"a\\tb".to_vec())]);
+        assert_eq!(request.settings, [("max_threads".to_owned(), "2".to_owned())]);
+        assert_eq!((request.compress, request.read_only, request.query_id.as_str()), (true, true, "id"));
+        assert_eq!(request.session.unwrap().timeout, Duration::from_secs(5));
+        assert_eq!(request.response_encoding, Some(Encoding::Gzip));
+    }
+
+    #[test]
+    fn a_parameter_wins_over_its_header() {
+        let pairs = [("x-clickhouse-database", "header"), ("x-clickhouse-format", "JSON")];
+        let request = Request::read(&Method::POST, "database=url", &headers(&pairs), "id".into()).unwrap();
+        assert_eq!((request.database.as_deref(), request.default_format.as_deref()), (Some("url"), Some("JSON")));
+    }
+
+    #[test]
+    fn bad_values_are_refused() {
+        for (url, code) in [("session_id=s&session_timeout=x", 374), ("session_id=s&session_timeout=9999", 374), ("buffer_size=-1", 36)] {
+            assert_eq!(Request::read(&Method::POST, url, &HeaderMap::new(), String::new()).unwrap_err().code, code, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_form_brings_query_parameters_and_tables() {
+        let pairs = [("content-type", "multipart/form-data; boundary=\"b\"")];
+        let mut request = Request::read(&Method::POST, "x_format=CSV", &headers(&pairs), String::new()).unwrap();
+        let part = |head: &str, value: &str| format!("--b\r\nContent-Disposition: form-data; {head}\r\n\r\n{value}\r\n");
+        let form = [
+            part("name=\"query\"", "SELECT\r\n1"),
+            part("name=\"param_p\"", "7"),
+            part("name=\"max_threads\"", "2"),
+            part("name=\"x_structure\"", "a UInt8"),
+            part("name=\"x\"; filename=\"f\"\r\nContent-Type: text/plain", "1\n"),
+            "--b--\r\n".into(),
+        ];
+        request.take_form(form.concat().as_bytes()).unwrap();
+        assert_eq!(
+            (request.query.as_slice(), request.params.as_slice()),
+            (b"SELECT\r\n1".as_slice(), [("p".to_owned(), b"7".to_vec())].as_slice())
+        );
+        assert_eq!(request.settings, [("max_threads".to_owned(), "2".to_owned())]);
+        let table =
+            ExternalTable { name: "x".into(), format: Some("CSV".into()), structure: Some("a UInt8".into()), data: b"1\n".to_vec() };
+        assert_eq!(request.external, [table]);
+        for cut in ["", "--b\r\n", "--b\r\nContent-Disposition: form-data; name=\"query\"\r\n\r\nx", "--b\r\nA: b\r\n\r\nx\r\n--b--"] {
+            assert_eq!(request.take_form(cut.as_bytes()).unwrap_err().code, 36, "{cut:?}");
+        }
+    }
+
+    #[test]
+    fn who_may_ask() {
+        let check = |password: &str, url: &str, pairs: &[(&str, &str)]| {
+            let credentials = Credentials { user: "default".into(), password: password.into() };
+            credentials.check(url, &headers(pairs)).err().map(|error| error.code)
+        };
+        assert_eq!(check("", "", &[]), None);
+        assert_eq!(check("", "user=default", &[]), None);
+        assert_eq!(check("", "user=other", &[]), Some(516));
+        assert_eq!(check("", "", &[("x-clickhouse-key", "x")]), Some(516));
+        assert_eq!(check("s3", "", &[]), Some(194));
+        assert_eq!(check("s3", "password=s3", &[]), None);
+        assert_eq!(check("s3", "", &[("x-clickhouse-user", "default"), ("x-clickhouse-key", "s3")]), None);
+        assert_eq!(check("s3", "", &[("authorization", "Basic ZGVmYXVsdDpzMw==")]), None);
+        assert_eq!(check("s3", "", &[("authorization", "Basic ***")]), Some(516));
+        assert_eq!(check("s3", "", &[("authorization", "Bearer s3")]), None);
+        assert_eq!(check("s3", "", &[("authorization", "Bearer s3x")]), Some(516));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_form_is_taken(form: Vec<u8>) {
+            let _ = parts(&form, "b");
+            let _ = parts(&[b"--b".as_slice(), &form, b"--b--"].concat(), "b");
+        }
+    }
+}
