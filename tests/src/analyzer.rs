@@ -88,7 +88,19 @@ impl Analyzer {
 /// The rule of demo and tests: `GET /payments/{id}` fails more often than one time in five.
 pub fn payments_rule(webhook: &str) -> String {
     format!(
-        "receivers:\n  - name: shop-team\n    webhook:\n      url: {webhook}\n\
-         rules:\n  - name: PaymentsFailing\n    level: 1\n    receiver: shop-team\n"
+        r#"receivers:
+  - name: shop-team
+    webhook: {webhook}
+rules:
+  - name: PaymentsFailing
+    target: {{ service: shop, endpoint: "GET /payments/{{id}}" }}
+    indicator: error_share
+    threshold: 20%
+    window: 20s
+    minimum_count: 10
+    level: 1
+    receivers: [shop-team]
+    summary: Payments fail more often than one time in five.
+"#
     )
 }

@@ -1,7 +1,8 @@
 //! A real Apache Kafka: one node in KRaft mode, run by `java` from the jars in the cache of tools.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -54,9 +55,7 @@ impl Kafka {
     pub fn launch(&mut self, run: &Run) -> Result<()> {
         let spec = java()?.argument("kafka.Kafka").argument(self.folder.join("server.properties")).folder(&self.folder);
         let process = Process::start(run, "kafka", &spec)?;
-        process.until("Kafka is ready", Duration::from_secs(60), || {
-            Ok((process.log().matches("Kafka Server started").count() > 0 && listens(self.address)).then_some(()))
-        })?;
+        process.until("Kafka answers", Duration::from_secs(60), || answers(self.address).map(|()| Some(())))?;
         self.process = Some(process);
         Ok(())
     }
@@ -75,15 +74,25 @@ impl Kafka {
     }
 }
 
-fn listens(address: SocketAddrV4) -> bool {
-    std::net::TcpStream::connect_timeout(&address.into(), Duration::from_secs(1)).is_ok()
+/// Asks for ApiVersions (key 18, version 0), which a broker answers once it takes requests.
+fn answers(address: SocketAddrV4) -> Result<()> {
+    let mut stream = TcpStream::connect_timeout(&address.into(), Duration::from_secs(1)).context("connecting")?;
+    stream.set_read_timeout(Some(Duration::from_secs(2))).context("setting a time limit")?;
+    // Length, key, version, correlation id, no client id.
+    stream.write_all(&[0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 7, 0xff, 0xff]).context("asking for the versions")?;
+    let mut answer = [0; 10];
+    stream.read_exact(&mut answer).context("reading the versions")?;
+    match answer[4..] {
+        [0, 0, 0, 7, 0, 0] => Ok(()),
+        _ => Err(Failure(format!("not an answer of Kafka: {answer:?}"))),
+    }
 }
 
 fn java() -> Result<Spec> {
     let jars = cache_folder()?.join(RELEASE).join("libs");
     if !jars.is_dir() {
         return Err(Failure(format!(
-            "Kafka's jars are not in {}; run: cargo xtask kafka --install (cargo xtask test does it)",
+            "Kafka's jars are not in {}; cargo xtask test and cargo xtask demo --kafka fetch them",
             jars.display()
         )));
     }

@@ -220,7 +220,7 @@ pub fn load_statements() -> Vec<Statement> {
     vec![
         statement("SELECT name, price FROM items WHERE id = {}", "select name, price from items where id = ?", false),
         statement("SELECT id, quantity FROM orders WHERE item_id = ?", "select id, quantity from orders where item_id = ?", true),
-        statement("UPDATE items SET price = price + 1 WHERE id = {}", "update items set price = price + ? where id = ?", false),
+        statement("UPDATE items SET price = price + 1 WHERE id = {}", "update items set price = price ? ? where id = ?", false),
         statement("SELECT id, name FROM items WHERE id > ? LIMIT 20", "select id, name from items where id > ? limit ?", true),
         statement("SELECT price FROM items WHERE id = ?", "select price from items where id = ?", true),
         statement("SELECT colour FROM items WHERE id = {}", "select colour from items where id = ?", false),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use podtap_tests::app::App;
+use podtap_tests::kafka::Kafka;
 use podtap_tests::load::Until;
 use podtap_tests::load::http::{HttpLoad, Route};
 use podtap_tests::load::sql::{SqlLoad, Statement};
@@ -68,4 +69,14 @@ fn a_missing_server_is_named_with_the_line_to_run() {
     assert!(error.to_string().contains("apt-get install -y --no-install-recommends no-such-package"), "{error}");
     let waited = podtap_tests::wait::until_true("the impossible", Duration::from_millis(60), || Ok(false));
     assert!(waited.is_err());
+}
+
+#[test]
+fn a_broker_comes_back_after_it_was_killed() -> Result<()> {
+    let run = Run::start()?;
+    let pod = Pod::new(&run)?;
+    let mut kafka = Kafka::start(&run, pod.host_address())?;
+    kafka.kill()?;
+    assert!(std::net::TcpStream::connect(kafka.address()).is_err());
+    kafka.launch(&run)
 }

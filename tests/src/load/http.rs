@@ -110,7 +110,7 @@ impl Connection {
         let mut counts: BTreeMap<(&'static str, u16), u64> = BTreeMap::new();
         while let Some(slot) = timetable.slot().await {
             let route = &order[slot as usize % order.len()];
-            let path = route.path.replacen("{}", &(1 + slot % route.numbers).to_string(), 1);
+            let path = route.path.replace("{}", &(1 + slot % route.numbers).to_string());
             let status = self.exchange(route, &path).await.context(format!("{} {path}", route.method))?;
             *counts.entry((route.endpoint, status)).or_default() += 1;
         }
