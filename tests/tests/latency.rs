@@ -45,10 +45,13 @@ fn quantiles_match_those_of_the_access_log() -> Result<()> {
     }
     // The merged buckets of both paths say the same as the records, within their 1 %.
     for level in [0.5, 0.99] {
-        let exact = "SELECT quantileExactLow({level})(time_to_last_byte_ns) FROM requests FINAL WHERE url_template = '/slow/{id}' AND side = 'server'";
-        let exact = system.clickhouse.number(&exact.replace("{level}", &level.to_string()))? as f64;
-        let merged = "SELECT podtap_quantile({level}, sumMap(time_to_last_byte_ns_buckets)) FROM red WHERE endpoint = 'GET /slow/{id}' AND side = 'server'";
-        let merged = system.clickhouse.number(&merged.replace("{level}", &level.to_string()))? as f64;
+        let exact = system.clickhouse.number(&format!(
+            "SELECT quantileExactLow({level})(time_to_last_byte_ns) FROM requests FINAL WHERE url_template = '/slow/{{id}}' AND side = 'server'"
+        ))? as f64;
+        let merged = system.clickhouse.number(&format!(
+            "SELECT podtap_quantile({level}, sumMap(time_to_last_byte_ns_buckets)) FROM red \
+             WHERE endpoint = 'GET /slow/{{id}}' AND side = 'server'"
+        ))? as f64;
         assert!((merged - exact).abs() <= exact * 0.01, "quantile {level}: buckets {merged} ns, records {exact} ns");
     }
     Ok(())
