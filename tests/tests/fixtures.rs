@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use podtap_tests::app::App;
+use podtap_tests::clickhouse::ClickHouse;
 use podtap_tests::kafka::Kafka;
 use podtap_tests::load::Until;
 use podtap_tests::load::http::{HttpLoad, Route};
@@ -69,6 +70,22 @@ fn a_missing_server_is_named_with_the_line_to_run() {
     assert!(error.to_string().contains("apt-get install -y --no-install-recommends no-such-package"), "{error}");
     let waited = podtap_tests::wait::until_true("the impossible", Duration::from_millis(60), || Ok(false));
     assert!(waited.is_err());
+}
+
+#[test]
+fn the_endpoint_keeps_its_data_when_it_is_killed() -> Result<()> {
+    let run = Run::start()?;
+    let mut clickhouse = ClickHouse::start(&run)?;
+    assert_eq!(http::request(clickhouse.address(), "POST", "/", &[], "CREATE DATABASE podtap")?.status, 200);
+    clickhouse.execute("CREATE TABLE t (n UInt64, s String) ENGINE = MergeTree ORDER BY n SETTINGS fsync_after_insert = 1")?;
+    clickhouse.execute("INSERT INTO t SELECT number, 'x' FROM numbers(1000)")?;
+    clickhouse.kill()?;
+    assert!(http::get(clickhouse.address(), "/ping").is_err());
+    clickhouse.launch(&run)?;
+    assert_eq!(clickhouse.number("SELECT sum(n) FROM t")?, 499_500);
+    let error = clickhouse.execute("SELECT no_such_column FROM t").expect_err("there is no such column");
+    assert!(error.to_string().contains("no_such_column"), "{error}");
+    Ok(())
 }
 
 #[test]

@@ -46,7 +46,8 @@ fn quantiles_match_those_of_the_access_log() -> Result<()> {
     // The merged buckets of both paths say the same as the records, within their 1 %.
     for level in [0.5, 0.99] {
         let exact = system.clickhouse.number(&format!(
-            "SELECT quantileExactLow({level})(time_to_last_byte_ns) FROM requests FINAL WHERE url_template = '/slow/{{id}}' AND side = 'server'"
+            "SELECT quantileExactLow({level})(time_to_last_byte_ns) FROM requests FINAL \
+             WHERE url_template = '/slow/{{id}}' AND side = 'server'"
         ))? as f64;
         let merged = system.clickhouse.number(&format!(
             "SELECT podtap_quantile({level}, sumMap(time_to_last_byte_ns_buckets)) FROM red \
