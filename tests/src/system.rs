@@ -135,14 +135,14 @@ impl System {
 
     /// Waits until the records of a whole load have arrived, and fails when they have not in time.
     pub fn until_stored(&self, http: &Report, sql: &Report, source: &str, limit: Duration) -> Result<()> {
-        wait::until_true("all records in ClickHouse", limit, || {
+        wait::until_stepwise("all records in ClickHouse", limit, Duration::from_secs(1), || {
             let (of_http, of_sql) = (only(&self.http_requests(source)?, http), only(&self.sql_requests(source)?, sql));
             let stored = total(&of_http) + total(&of_sql);
             let expected = http.total() + sql.total();
             if stored < expected {
                 return Err(Failure(format!("{stored} of {expected} are there")));
             }
-            Ok(true)
+            Ok(Some(()))
         })
     }
 

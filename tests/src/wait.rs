@@ -29,7 +29,12 @@ pub fn interrupt_on_signals() {
 }
 
 /// Asks `probe` until it gives a value. An error of the probe means "not yet"; the last one is told when time is up.
-pub fn until<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub fn until<T>(what: &str, limit: Duration, probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    until_stepwise(what, limit, STEP, probe)
+}
+
+/// [`until`] with another pause between questions: some cost the machine more than they are worth.
+pub fn until_stepwise<T>(what: &str, limit: Duration, step: Duration, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + limit;
     let mut last = String::from("the condition did not come true");
     loop {
@@ -44,7 +49,7 @@ pub fn until<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Result<O
         if Instant::now() >= deadline {
             return Err(Failure(format!("{what}: not within {} s; last: {last}", limit.as_secs())));
         }
-        std::thread::sleep(STEP);
+        std::thread::sleep(step);
     }
 }
 

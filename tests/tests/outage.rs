@@ -55,8 +55,8 @@ fn a_minute_without_broker_and_a_minute_without_clickhouse_lose_nothing() -> Res
 
 /// The way works before it is cut.
 fn stored_more_than(system: &System, records: u64) -> Result<()> {
-    wait::until_true("first records in ClickHouse", Duration::from_secs(60), || {
-        Ok(system.clickhouse.number("SELECT count() FROM requests FINAL")? > records)
+    wait::until_stepwise("first records in ClickHouse", Duration::from_secs(60), Duration::from_secs(1), || {
+        Ok((system.clickhouse.number("SELECT count() FROM requests")? > records).then_some(()))
     })
 }
 

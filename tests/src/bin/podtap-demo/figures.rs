@@ -111,7 +111,7 @@ fn line(row: &Row, covered: f64) -> Line {
 fn commands(clickhouse: &ClickHouse) -> Result<Vec<(String, u64, u64)>> {
     let rows = clickhouse.rows(
         "SELECT mysql_command, count() AS statements, countIf(error_type != '') AS failed FROM podtap.requests FINAL \
-         WHERE mysql_command != '' GROUP BY mysql_command ORDER BY mysql_command",
+         WHERE mysql_command != '' AND timestamp > now() - INTERVAL 5 MINUTE GROUP BY mysql_command ORDER BY mysql_command",
     )?;
     let command = |row: &Row| (text(row, "mysql_command").to_owned(), number(row, "statements") as u64, number(row, "failed") as u64);
     Ok(rows.iter().map(command).collect())
