@@ -42,6 +42,8 @@ impl Analyzer {
             .argument(format!("--http-listen={http}"))
             .argument(format!("--grpc-listen={grpc}"))
             .argument(format!("--data-dir={}", data.display()))
+            // Nobody who watches waits for the default of a minute.
+            .argument("--evaluation-interval=5s")
             .folder(&data);
         if let Some(kafka) = setup.kafka {
             spec = spec.argument(format!("--kafka-brokers={kafka}"));

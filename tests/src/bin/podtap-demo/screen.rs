@@ -246,7 +246,7 @@ impl Screen {
         lines.push(self.paint(CYAN, "TRY, in another terminal (Ctrl-C here ends everything):"));
         let sql = "SELECT endpoint, sum(count), sum(errors) FROM podtap.red GROUP BY 1 ORDER BY 2 DESC FORMAT PrettyCompact";
         lines.push(format!("  curl '{}' --data-binary \"{sql}\"", stage.clickhouse.url()));
-        lines.push(format!("  curl http://{}/api/v1/services", stage.analyzer.http()));
+        lines.push(format!("  curl 'http://{}/api/v1/requests/slowest'", stage.analyzer.http()));
         let sidecar =
             podtap_tests::run::binary("podtap-sidecar").map_or_else(|_| "podtap-sidecar".to_owned(), |path| path.display().to_string());
         lines.push(format!("  ip netns exec {} {sidecar} print -i eth0", stage.pod.namespace()));
