@@ -92,7 +92,7 @@ pub fn payments_rule(webhook: &str) -> String {
     format!(
         r#"receivers:
   - name: shop-team
-    webhook: {webhook}
+    webhook: {{ url: "{webhook}" }}
 rules:
   - name: PaymentsFailing
     target: {{ service: shop, endpoint: "GET /payments/{{id}}" }}

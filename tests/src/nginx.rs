@@ -57,7 +57,27 @@ impl Nginx {
             Duration::from_secs(20),
             || Ok((http::get(address, "/nginx-ready")?.status == 204).then_some(())),
         )?;
-        Ok(Self { process, address, log })
+        let nginx = Self { process, address, log };
+        if access_log {
+            nginx.wake_at_once()?;
+        }
+        Ok(nginx)
+    }
+
+    /// nginx's clock starts when its worker wakes up, the sidecar's when the packet arrives: on a busy machine only a worker
+    /// of a real-time class has the same idea of a request's beginning.
+    fn wake_at_once(&self) -> Result<()> {
+        let master = self.process.pid();
+        let children = fs::read_to_string(format!("/proc/{master}/task/{master}/children")).context("finding nginx's worker")?;
+        for worker in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+            let parameter = libc::sched_param { sched_priority: 10 };
+            // SAFETY: plain system call with a valid parameter.
+            if unsafe { libc::sched_setscheduler(worker, libc::SCHED_FIFO, &parameter) } != 0 {
+                let error = std::io::Error::last_os_error();
+                eprintln!("nginx keeps its ordinary priority ({error}): its clock may lag on a busy machine");
+            }
+        }
+        Ok(())
     }
 
     /// Where it answers.

@@ -138,7 +138,7 @@ fn configuration_that_is_wrong() -> Result<()> {
         check(&run(&scratch, name, &["run", "--config", "no-such-file.yaml"])?, 78, &["no-such-file.yaml"]);
     }
     fs::write(&file, "transport: pigeon\n").context("a bad configuration")?;
-    check(&run(&scratch, "podtap-sidecar", &["run", "--config", &path])?, 78, &["transport", "pigeon"]);
+    check(&run(&scratch, "podtap-sidecar", &["run", "--config", &path])?, 78, &["pigeon", &path, "1:12"]);
     let rules = scratch.folder("configuration")?.join("rules.yaml");
     fs::write(&rules, "rules:\n  - name: Bad\n    nonsense: 1\n").context("bad rules")?;
     let rules = rules.display().to_string();

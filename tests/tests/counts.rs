@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use podtap_tests::clickhouse::number;
 use podtap_tests::load::Until;
 use podtap_tests::load::http::HttpLoad;
 use podtap_tests::load::sql::SqlLoad;
@@ -128,22 +129,37 @@ fn read_file(system: &System, file: &std::path::Path) -> Result<()> {
     Ok(())
 }
 
-/// Joins live records with those of the file by all that tells an exchange, and by what was measured of it.
+/// The records of the file are those of the live source in all that the bytes say; their times are as close as two taps are.
 fn must_be_the_same_records(system: &System, source: &str) -> Result<()> {
     let ports = format!("server_port IN ({}, {})", system.target().port(), system.database.address().port());
     // What was connected before tcpdump listened is in the live records alone.
-    let begin = format!("timestamp >= (SELECT min(timestamp) FROM requests WHERE source = 'file') AND {ports}");
+    let begin = format!("timestamp >= (SELECT min(timestamp) - INTERVAL 1 SECOND FROM requests WHERE source = 'file') AND {ports}");
     let columns = "client_address, client_port, exchange_index, tcp_request_sequence, tcp_response_sequence, status, error_type, \
-                   http_request_method, url_path, mysql_command, db_query_fingerprint, request_bytes, response_bytes, \
-                   completeness, lost_bytes, timestamp, time_to_first_byte_ns, time_to_last_byte_ns, request_time_ns";
-    let records = |source: &str| format!("SELECT {columns} FROM requests FINAL WHERE source = '{source}' AND {begin}");
+                   http_request_method, url_path, http_response_status_code, http_response_body_size, mysql_command, db_query_text, \
+                   db_query_fingerprint, db_response_returned_rows, request_bytes, response_bytes, completeness, lost_bytes";
+    let records = |columns: &str, source: &str| format!("SELECT {columns} FROM requests FINAL WHERE source = '{source}' AND {begin}");
     for (one, other) in [(source, "file"), ("file", source)] {
-        let difference = format!("{} EXCEPT {}", records(one), records(other));
+        let difference = format!("{} EXCEPT {}", records(columns, one), records(columns, other));
         let rows = system.clickhouse.rows(&format!("SELECT * FROM ({difference}) LIMIT 3"))?;
         if !rows.is_empty() {
             let count = system.clickhouse.number(&format!("SELECT count() FROM ({difference})"))?;
             return Err(Failure(format!("{count} records of source {one} are not among those of {other}, such as {rows:#?}")));
         }
     }
+    // Every tap of an interface reads the clock for itself, a moment after the one before it.
+    let times = "client_port, tcp_request_sequence, tcp_response_sequence, timestamp, time_to_last_byte_ns";
+    let rows = system.clickhouse.rows(&format!(
+        "SELECT count() AS pairs, max(start) AS worst_start, max(latency) AS worst, quantileExact(0.999)(latency) AS most FROM ( \
+         SELECT abs(toUnixTimestamp64Nano(live.timestamp) - toUnixTimestamp64Nano(recorded.timestamp)) AS start, \
+         abs(toInt64(live.time_to_last_byte_ns) - toInt64(recorded.time_to_last_byte_ns)) AS latency \
+         FROM ({}) AS live INNER JOIN ({}) AS recorded USING (client_port, tcp_request_sequence, tcp_response_sequence))",
+        records(times, source),
+        records(times, "file"),
+    ))?;
+    let row = rows.first().context("no pairs of records")?;
+    println!("live and recorded: {row:?}");
+    assert!(number(row, "pairs") as u64 >= HTTP_REQUESTS + SQL_STATEMENTS, "{row:?}");
+    assert!(number(row, "most") < 100e3, "latencies of the two differ by more than 100 µs: {row:?}");
+    assert!(number(row, "worst") < 20e6 && number(row, "worst_start") < 20e6, "a record's times differ by more than 20 ms: {row:?}");
     Ok(())
 }

@@ -33,7 +33,7 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
         return Err(format!("unknown argument {flag}; usage: podtap-demo-app --listen IP:PORT").into());
     }
     let url = std::env::var("PODTAP_DEMO_DATABASE").map_err(|_| "PODTAP_DEMO_DATABASE is not set")?;
-    let constraints = PoolConstraints::new(1, DATABASE_CONNECTIONS).ok_or("a pool needs room")?;
+    let constraints = PoolConstraints::new(DATABASE_CONNECTIONS, DATABASE_CONNECTIONS).ok_or("a pool needs room")?;
     let pool_options = PoolOpts::default().with_constraints(constraints).with_reset_connection(false);
     let options = OptsBuilder::from_opts(Opts::from_url(&url)?)
         .pool_opts(pool_options)
