@@ -12,10 +12,9 @@ const END: &str = "<!-- end of columns -->\n";
 fn the_schema_page_lists_every_column() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/schema.md");
     let page = std::fs::read_to_string(&path).unwrap();
-    let mut table = String::from("| column | type | unit | OpenTelemetry | meaning |\n|---|---|---|---|---|\n");
+    let mut table = String::from("| column | type | unit | meaning |\n|---|---|---|---|\n");
     for field in FIELDS {
-        let attribute = field.name.replace('_', ".");
-        writeln!(table, "| `{}` | {} | {} | `{attribute}` | {} |", field.name, field.clickhouse_type, field.unit, field.meaning).unwrap();
+        writeln!(table, "| `{}` | {} | {} | {} |", field.name, field.clickhouse_type, field.unit, field.meaning).unwrap();
     }
     let (before, rest) = page.split_once(BEGIN).expect("docs/schema.md has the mark before its columns");
     let (found, after) = rest.split_once(END).expect("docs/schema.md has the mark behind its columns");
