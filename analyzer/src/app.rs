@@ -76,6 +76,13 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let log = Arc::new(SegmentLog::open(&config.data_dir.join("segment-log"), config.data_bytes)?);
     telemetry.set_dependency(Dependency::Store, Err("not reached yet".to_owned()));
     telemetry.set_dependency(Dependency::Schema, Err("not looked at yet".to_owned()));
+    telemetry.set_dependency(Dependency::SegmentLog, Err("not read yet".to_owned()));
+    if config.kafka.is_some() {
+        telemetry.set_dependency(Dependency::Kafka, Err("not joined yet".to_owned()));
+    }
+    if !config.rules.rules.is_empty() {
+        telemetry.set_dependency(Dependency::Alarms, Err("not evaluated yet".to_owned()));
+    }
     tracing::info!(http = %config.http_listen, grpc = %config.grpc_listen, clickhouse = config.clickhouse.url, "listening");
 
     let mut parts = Parts::new();
@@ -183,6 +190,18 @@ impl Work {
         let mut parts = Parts::new();
         if let Some(resume) = self.resume_segment_log().await {
             parts.spawn(self.read_segment_log(resume)?);
+        }
+        #[cfg(feature = "kafka")]
+        if let Some(kafka) = self.config.kafka.clone() {
+            let reading = crate::ingest::kafka::KafkaReading {
+                config: kafka,
+                store: Arc::clone(&self.store),
+                jobs: self.jobs.clone(),
+                telemetry: Arc::clone(&self.telemetry),
+                stop: self.stop.clone(),
+                runtime: tokio::runtime::Handle::current(),
+            };
+            parts.spawn(thread("kafka", move || reading.run())?);
         }
         if !self.config.rules.rules.is_empty() {
             parts.spawn(self.evaluate()?);

@@ -313,8 +313,8 @@ impl Settings {
 
     fn kafka(&self) -> Result<Option<Kafka>, ConfigError> {
         let Some(brokers) = self.kafka_brokers.clone().filter(|brokers| !brokers.is_empty()) else { return Ok(None) };
-        if true {
-            return Err(value("kafka-brokers", "reading from Kafka is not there yet"));
+        if cfg!(not(feature = "kafka")) {
+            return Err(value("kafka-brokers", "this program was built without Kafka (feature kafka)"));
         }
         let mut options = Vec::new();
         for option in self.kafka_option.iter().flatten().filter(|option| !option.is_empty()) {

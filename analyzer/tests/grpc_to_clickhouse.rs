@@ -1,113 +1,20 @@
 //! The analyzer as a process in front of the embedded engine: batches over gRPC become rows that SQL counts, also when the
 //! analyzer is killed in between and when batches come twice.
 
+// Helper functions of a test are not test functions to clippy, which lets only those unwrap.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod stage;
+
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use clickhouse::{Client, Row};
 use podtap_wire::proto::ingest_client::IngestClient;
 use podtap_wire::proto::{CounterSample, Envelope, Resource};
 use podtap_wire::{BatchBuilder, EncodedBatch, Protocol, RequestRecord, Side, Status};
 use serde::Deserialize;
-
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A directory and the processes that use it, gone at the end.
-struct Bench {
-    directory: PathBuf,
-    processes: Vec<Child>,
-}
-
-impl Bench {
-    fn new(name: &str) -> Self {
-        let directory = std::env::temp_dir().join(format!("podtap-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).unwrap();
-        Self { directory, processes: Vec::new() }
-    }
-
-    /// Starts the embedded endpoint; returns its URL.
-    fn clickhouse(&mut self) -> String {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_podtap-clickhouse"))
-            .args(["--listen", "127.0.0.1:0", "--path"])
-            .arg(self.directory.join("clickhouse"))
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut seen = String::new();
-        let url = lines.by_ref().map_while(Result::ok).find_map(|line| {
-            seen.push_str(&line);
-            line.split_once("listening on ").map(|(_, url)| url.trim().trim_end_matches('"').to_owned())
-        });
-        self.processes.push(child);
-        std::thread::spawn(move || lines.for_each(drop));
-        url.unwrap_or_else(|| panic!("the endpoint did not start: {seen}"))
-    }
-
-    fn analyzer(&mut self, url: &str, ports: &Ports) -> usize {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.directory.join("analyzer.log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_podtap-analyzer"))
-            .args(["run", "--clickhouse-url", url, "--data-dir"])
-            .arg(self.directory.join("data"))
-            .arg(format!("--grpc-listen={}", ports.grpc))
-            .arg(format!("--http-listen={}", ports.http))
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.processes.push(child);
-        self.processes.len() - 1
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.directory.join("analyzer.log")).unwrap_or_default()
-    }
-}
-
-impl Drop for Bench {
-    fn drop(&mut self) {
-        for process in &mut self.processes {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
-        let _ = std::fs::remove_dir_all(&self.directory);
-    }
-}
-
-struct Ports {
-    grpc: SocketAddr,
-    http: SocketAddr,
-}
-
-impl Ports {
-    fn free() -> Self {
-        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        Self { grpc: free(), http: free() }
-    }
-}
-
-async fn until<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(done) = attempt().await {
-            return done;
-        }
-        assert!(Instant::now() < deadline, "waited too long until {what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
-    let response = reqwest::get(format!("http://{address}{path}")).await.ok()?;
-    Some((response.status().as_u16(), response.text().await.ok()?))
-}
-
-async fn ready(ports: &Ports) {
-    until("the analyzer is ready", async || get(ports.http, "/readyz").await.filter(|(status, _)| *status == 200)).await;
-}
+use stage::{Bench, Ports, get, ready, until};
 
 /// Batches of HTTP and SQL records, and what they add up to.
 struct Sent {
@@ -180,26 +87,20 @@ async fn counted(client: &Client, sql: &str) -> BTreeMap<(String, String), u64> 
     rows.into_iter().map(|row| ((row.endpoint, row.status), row.count)).collect()
 }
 
-fn delete_log(directory: &Path) {
-    let _ = std::fs::remove_file(directory.join("analyzer.log"));
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_sent_is_what_sql_counts() {
     let mut bench = Bench::new("grpc-to-clickhouse");
-    delete_log(&bench.directory);
     let url = bench.clickhouse();
     let ports = Ports::free();
     let client = Client::default().with_url(&url).with_database("podtap");
-    let mut analyzer = bench.analyzer(&url, &ports);
+    let mut analyzer = bench.analyzer(&url, &ports, &[]);
     ready(&ports).await;
     let sent = batches(60);
     deliver(&ports, &sent.batches[..20]).await.expect("acknowledged");
     // Killed in the middle, and everything is sent again.
     for end in [40, 60] {
-        bench.processes[analyzer].kill().unwrap();
-        bench.processes[analyzer].wait().unwrap();
-        analyzer = bench.analyzer(&url, &ports);
+        bench.kill(analyzer);
+        analyzer = bench.analyzer(&url, &ports, &[]);
         until("the analyzer takes batches", async || deliver(&ports, &sent.batches[..end]).await).await;
     }
     let red = "SELECT toString(endpoint) AS endpoint, toString(status) AS status, sum(count) AS count FROM red GROUP BY endpoint, status";
@@ -218,8 +119,7 @@ async fn what_was_sent_is_what_sql_counts() {
     check_values(&client).await;
     check_api(&ports).await;
     // It stops when told to, with everything stored.
-    let pid = bench.processes[analyzer].id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    bench.signal(analyzer, "TERM");
     let status = tokio::task::block_in_place(|| bench.processes[analyzer].wait()).unwrap();
     assert!(status.success(), "{status}: {}", bench.log());
 }

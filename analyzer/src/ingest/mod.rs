@@ -7,8 +7,12 @@
 
 pub mod block;
 pub mod grpc;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod marks;
 pub mod partition;
 pub mod segment_log;
 pub mod segment_reader;
+#[cfg(feature = "kafka")]
+mod topic_id;
 pub mod writer;

@@ -55,11 +55,16 @@ impl Partition {
         }
     }
 
-    /// Sends what is due. With `flush` everything that waits is due.
-    pub fn write_if_due(&mut self, now: Instant, flush: bool, jobs: &mpsc::Sender<Job>, done: &std_mpsc::Sender<Written>) {
+    /// True if something has to be sent now. With `flush` everything that waits is due.
+    pub fn is_due(&self, now: Instant, flush: bool) -> bool {
         let interval_over = self.written_at.is_none_or(|at| now.duration_since(at) >= WRITE_INTERVAL);
         let due = flush || interval_over || self.fold.pending_bytes() >= EAGER_BYTES;
-        if self.under_way || !due || !self.fold.has_pending() {
+        !self.under_way && due && self.fold.has_pending()
+    }
+
+    /// Sends what is due.
+    pub fn write_if_due(&mut self, now: Instant, flush: bool, jobs: &mpsc::Sender<Job>, done: &std_mpsc::Sender<Written>) {
+        if !self.is_due(now, flush) {
             return;
         }
         // Only this many: the writer's queue is bounded, and a block taken from the fold must get into it.

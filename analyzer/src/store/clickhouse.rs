@@ -22,6 +22,8 @@ use crate::query::{Answer, Question};
 
 /// Bytes that go out at once while rows are being written.
 const CHUNK_BYTES: usize = 1 << 20;
+/// The client does not read tuples with names.
+const TUPLES: &str = "Array(Tuple(String, String, UInt64, UInt64))";
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -251,10 +253,8 @@ impl ClickHouse {
         if start.blocks == 0 {
             return Ok(None);
         }
-        // The client's header parser knows no named tuples.
-        let plain = "Array(Tuple(String, String, UInt64, UInt64))";
         let sql = format!(
-            "SELECT CAST(marks AS {plain}) AS marks, CAST(holes AS {plain}) AS holes FROM ingest_blocks FINAL \
+            "SELECT CAST(marks, '{TUPLES}') AS marks, CAST(holes, '{TUPLES}') AS holes FROM ingest_blocks FINAL \
              WHERE {{partition}} AND complete = 1 AND block < {offset} ORDER BY block DESC LIMIT 1"
         );
         let row: Option<MarksRow> = self.of_partition(&sql, partition).fetch_optional().await?;
