@@ -79,6 +79,8 @@ pub struct Conversation {
     inboxes: [Inbox; 2],
     /// Offset behind the last byte or gap of each stream.
     offsets: [u64; 2],
+    /// Offset of the other stream when the last of each end's bytes went by unread.
+    missed_at: [Option<u64>; 2],
     next_index: u64,
     /// Wish of the decoder, for the pipeline to carry out.
     pub unwanted: Option<(End, u64)>,
@@ -86,7 +88,14 @@ pub struct Conversation {
 
 impl Default for Conversation {
     fn default() -> Self {
-        Self { phase: Phase::Undecided { probes: 0 }, inboxes: Default::default(), offsets: [0; 2], next_index: 0, unwanted: None }
+        Self {
+            phase: Phase::Undecided { probes: 0 },
+            inboxes: Default::default(),
+            offsets: [0; 2],
+            missed_at: [None; 2],
+            next_index: 0,
+            unwanted: None,
+        }
     }
 }
 
@@ -237,7 +246,7 @@ impl Conversation {
                 Verdict::Maybe if !exhausted => {}
                 _ => {
                     let length = self.inboxes[sender].clear(outbox);
-                    outbox.discarded[Discard::UnknownProtocol as usize] += length as u64;
+                    self.miss(sender, length, outbox);
                 }
             }
         } else {
@@ -255,7 +264,7 @@ impl Conversation {
                     return;
                 }
                 Verdict::Maybe if !exhausted => self.inboxes[sender].push(mark, bytes, outbox),
-                _ => outbox.discarded[Discard::UnknownProtocol as usize] += bytes.len() as u64,
+                _ => self.miss(sender, bytes.len(), outbox),
             }
         }
         if matches!(self.phase, Phase::Decoding { .. }) {
@@ -268,6 +277,12 @@ impl Conversation {
                 outbox.discarded[Discard::UnknownProtocol as usize] += length as u64;
             }
         }
+    }
+
+    /// Bytes of an end went by unread.
+    fn miss(&mut self, sender: End, length: usize, outbox: &mut Outbox) {
+        outbox.discarded[Discard::UnknownProtocol as usize] += length as u64;
+        self.missed_at[sender] = Some(self.offsets[1 - sender]);
     }
 
     /// Asks all protocols; on a yes the decoder is there.
@@ -289,7 +304,8 @@ impl Conversation {
                     let waiting = self.inboxes[server].marks.first().map(|mark| mark.offset);
                     let server_offset = if server == sender { offset } else { waiting.unwrap_or(self.offsets[server]) };
                     let untouched = from_start && (waiting == Some(0) || self.offsets[1 - sender] == 0);
-                    self.phase = Phase::Decoding { decoder: (row.decoder)(Start { from_start: untouched, server_offset }), client };
+                    let start = Start { from_start: untouched, server_offset, missed_at: self.missed_at[client] };
+                    self.phase = Phase::Decoding { decoder: (row.decoder)(start), client };
                     return Verdict::Yes(found);
                 }
             }
@@ -298,18 +314,26 @@ impl Conversation {
     }
 
     fn gap(&mut self, facts: &FlowFacts, sender: End, offset: u64, length: u64, skipped: bool, outbox: &mut Outbox) {
-        // The rest of an incomplete message will never be whole.
-        let stale = self.inboxes[sender].clear(outbox);
-        match &mut self.phase {
-            Phase::Decoding { decoder, client } => {
-                outbox.discarded[Discard::Resync as usize] += stale as u64;
-                let connection = connection(facts, *client);
-                let gap = Gap { sender: role(*client, sender), offset, length, skipped };
-                let mut out = Output { connection: &connection, next_index: &mut self.next_index, outbox, unwanted: &mut None };
-                decoder.gap(&gap, &mut out);
-            }
-            _ => outbox.discarded[Discard::UnknownProtocol as usize] += stale as u64,
-        }
+        let inbox = &mut self.inboxes[sender];
+        let bytes = std::mem::take(&mut inbox.bytes);
+        let marks = std::mem::take(&mut inbox.marks);
+        outbox.buffered_bytes -= bytes.len();
+        inbox.need = 0;
+        let Phase::Decoding { decoder, client } = &mut self.phase else {
+            return self.miss(sender, bytes.len(), outbox);
+        };
+        let connection = connection(facts, *client);
+        let role = role(*client, sender);
+        let before = marks.first().filter(|_| !bytes.is_empty()).map(|first| Input {
+            sender: role,
+            data: &bytes,
+            offset: first.offset,
+            marks: &marks,
+            base: facts.base[sender],
+        });
+        let gap = Gap { sender: role, before, offset, length, skipped };
+        let mut out = Output { connection: &connection, next_index: &mut self.next_index, outbox, unwanted: &mut None };
+        decoder.gap(&gap, &mut out);
     }
 
     fn end(&mut self, facts: &FlowFacts, ending: Ending, outbox: &mut Outbox) {
@@ -321,16 +345,16 @@ impl Conversation {
     }
 
     fn close(&mut self, facts: &FlowFacts, why: Close, outbox: &mut Outbox) {
+        for sender in 0..self.inboxes.len() {
+            if why != Close::RequestTimeout && !self.inboxes[sender].bytes.is_empty() {
+                self.gap(facts, sender, self.offsets[sender], 0, false, outbox);
+            }
+        }
         self.end(facts, Ending::Closed(why), outbox);
         if why == Close::RequestTimeout {
             return;
         }
-        let discard = if matches!(self.phase, Phase::Decoding { .. }) { Discard::Resync } else { Discard::UnknownProtocol };
-        for inbox in &mut self.inboxes {
-            let length = inbox.clear(outbox);
-            outbox.discarded[discard as usize] += length as u64;
-            *inbox = Inbox::default();
-        }
+        self.inboxes = Default::default();
         self.phase = Phase::Opaque;
     }
 }

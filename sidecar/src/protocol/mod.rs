@@ -10,6 +10,10 @@ pub mod exchange;
 pub mod http1;
 pub mod mysql;
 pub mod pairing;
+#[cfg(test)]
+pub(crate) mod script;
+#[cfg(test)]
+mod tests;
 pub mod tls;
 
 use podtap_wire::Protocol;
@@ -83,13 +87,16 @@ pub enum Progress {
 }
 
 /// Bytes that were not seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gap {
+#[derive(Clone, Copy, Debug)]
+pub struct Gap<'a> {
     /// Whose bytes.
     pub sender: Sender,
+    /// Bytes right before the gap that the decoder had asked more for. They are offered a last time: what is cut can still tell
+    /// which request it was.
+    pub before: Option<Input<'a>>,
     /// Stream offset of the first.
     pub offset: u64,
-    /// How many.
+    /// How many; 0 when the stream ends behind `before`.
     pub length: u64,
     /// Left out on purpose.
     pub skipped: bool,
@@ -108,8 +115,8 @@ pub enum Ending {
 pub trait Decoder: std::fmt::Debug + Send {
     /// Takes bytes; is called again with the rest until nothing is left or more is needed.
     fn data(&mut self, input: &Input<'_>, out: &mut Output<'_>) -> Progress;
-    /// Takes note of missing bytes. What was asked for with `Need` before the gap is gone.
-    fn gap(&mut self, gap: &Gap, out: &mut Output<'_>);
+    /// Takes note of missing bytes; bytes in front of them that are of no use are its to count.
+    fn gap(&mut self, gap: &Gap<'_>, out: &mut Output<'_>);
     /// Ends what is open.
     fn end(&mut self, ending: Ending, out: &mut Output<'_>);
 }
@@ -145,6 +152,8 @@ pub struct Start {
     pub from_start: bool,
     /// Offset in the server's stream at which reading begins.
     pub server_offset: u64,
+    /// How far the server's stream had come when the last of the client's bytes went by unread; `None` if none did.
+    pub missed_at: Option<u64>,
 }
 
 /// One row of the table of protocols.
@@ -219,6 +228,8 @@ pub enum Incident {
     AmbiguousFraming,
     /// A command without its statement: prepared before the capture, or the cap was reached.
     StatementUnknown,
+    /// A prepared statement's text was thrown out to make room for another.
+    StatementEvicted,
     /// More requests in flight than the cap.
     TooManyInFlight,
     /// A time that would have been negative was left out.
@@ -229,13 +240,14 @@ pub enum Incident {
 
 impl Incident {
     /// Every incident with its label.
-    pub const ALL: [(Self, &'static str); 9] = [
+    pub const ALL: [(Self, &'static str); 10] = [
         (Self::AnswerWithoutRequest, "answer_without_request"),
         (Self::AnswerLost, "answer_lost"),
         (Self::RequestUncertain, "request_uncertain"),
         (Self::Evicted, "evicted"),
         (Self::AmbiguousFraming, "ambiguous_framing"),
         (Self::StatementUnknown, "statement_unknown"),
+        (Self::StatementEvicted, "statement_evicted"),
         (Self::TooManyInFlight, "too_many_in_flight"),
         (Self::NegativeTime, "negative_time"),
         (Self::Rejected, "rejected"),

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Exchange, Incident, Output};
+use super::{Exchange, Incident, Output, Start};
 
 /// Most requests in flight on one connection: far more than clients pipeline, and it bounds what a flood of requests
 /// without answers can hold.
@@ -21,13 +21,13 @@ pub struct Pairing {
     request_hole: bool,
     /// Answers may have been missed, or the position in them is lost.
     answer_hole: bool,
-    /// Floor of the first request behind a hole.
-    hole_floor: Option<u64>,
-    /// The front was admitted behind a hole: should the client turn out to pipeline, it is doubtful.
+    /// How far the server's stream was read at the last hole in the requests: a request that acknowledges no more than this may
+    /// have been sent together with a lost one, whose answer comes first.
+    hole_offset: Option<u64>,
+    /// The front is the first request seen on a connection joined in the middle: should the client turn out to pipeline, an
+    /// earlier one may be open too.
     doubtful: bool,
-    /// The client has had several requests in flight.
-    pipelined: bool,
-    /// It even sends new ones while old answers are still coming, so that a floor proves nothing.
+    /// The client sends new ones while old answers are still coming, so that a floor proves nothing.
     sliding: bool,
     last_floor: Option<u64>,
 }
@@ -44,24 +44,28 @@ pub enum Admission {
 }
 
 impl Pairing {
-    /// Nothing open; `certain` when both streams are read from their first byte.
-    pub fn new(certain: bool) -> Self {
+    /// Nothing open, and nothing missed.
+    pub fn certain() -> Self {
         Self {
             queue: VecDeque::new(),
-            request_hole: !certain,
-            answer_hole: !certain,
-            hole_floor: None,
+            request_hole: false,
+            answer_hole: false,
+            hole_offset: None,
             doubtful: false,
-            pipelined: false,
             sliding: false,
             last_floor: None,
         }
     }
 
-    /// Requests were missed.
-    pub fn lose_requests(&mut self) {
+    /// Nothing open that is known of.
+    pub fn new(start: &Start) -> Self {
+        Self { request_hole: !start.from_start, answer_hole: !start.from_start, hole_offset: start.missed_at, ..Self::certain() }
+    }
+
+    /// Requests were missed while the server's stream was read up to `server_offset`.
+    pub fn lose_requests(&mut self, server_offset: u64) {
         self.request_hole = true;
-        self.hole_floor = None;
+        self.hole_offset = Some(server_offset);
     }
 
     /// The position in the answers is lost.
@@ -79,7 +83,6 @@ impl Pairing {
         let in_flight = !self.queue.is_empty();
         let uncertain = self.request_hole || self.answer_hole;
         if in_flight && !self.answer_hole {
-            self.pipelined = true;
             self.sliding |= floor > self.last_floor;
         }
         self.last_floor = floor;
@@ -88,7 +91,7 @@ impl Pairing {
             self.abandon(Incident::RequestUncertain, out);
             self.request_hole = true;
             self.answer_hole = true;
-            self.hole_floor = floor;
+            self.hole_offset = floor;
             return Admission::Uncertain;
         }
         if !uncertain {
@@ -97,25 +100,22 @@ impl Pairing {
                 false => {
                     out.count(Incident::TooManyInFlight);
                     self.abandon(Incident::RequestUncertain, out);
-                    self.lose_requests();
+                    self.lose_requests(server_offset);
                     self.lose_answers();
                     Admission::Uncertain
                 }
             };
         }
-        if self.request_hole && self.hole_floor.is_none() {
-            self.hole_floor = floor;
-        }
-        let same_batch = self.pipelined && floor <= self.hole_floor;
+        let with_a_lost_one = self.request_hole && self.hole_offset.is_some_and(|hole| floor <= Some(hole));
         let answers_pending = in_flight && !self.answer_hole;
-        if self.sliding || same_batch || answers_pending || floor != Some(server_offset) {
+        if self.sliding || with_a_lost_one || answers_pending || floor != Some(server_offset) {
             return Admission::Uncertain;
         }
         self.abandon(Incident::AnswerLost, out);
-        self.doubtful = self.request_hole;
+        self.doubtful = self.request_hole && self.hole_offset.is_none();
         self.request_hole = false;
         self.answer_hole = false;
-        self.hole_floor = None;
+        self.hole_offset = None;
         Admission::Realigned
     }
 

@@ -276,10 +276,7 @@ impl<T> Flow<T> {
         while progressed {
             progressed = false;
             for sender in 0..2 {
-                while let Some(first) = self.streams[sender].held.first()
-                    && distance(self.streams[sender].next, first.sequence) <= 0
-                    && !peer_is_behind(&self.streams[1 - sender], first.acknowledgment)
-                {
+                while self.streams[sender].is_blocked() && (self.is_deadlocked() || self.is_answerable(sender)) {
                     let held = self.streams[sender].held.remove(0);
                     *shared.held_bytes = shared.held_bytes.saturating_sub(held.bytes.len());
                     self.deliver(sender, held.sequence, &held.bytes, held.cut, held.fin, held.acknowledgment, held.time_ns, shared, emit);
@@ -287,6 +284,17 @@ impl<T> Flow<T> {
                 }
             }
         }
+    }
+
+    /// True if the first held segment of a stream acknowledges nothing that was not handed out.
+    fn is_answerable(&self, sender: End) -> bool {
+        let acknowledgment = self.streams[sender].held.first().and_then(|first| first.acknowledgment);
+        !peer_is_behind(&self.streams[1 - sender], acknowledgment)
+    }
+
+    /// True if both streams wait for each other, which only forged acknowledgments can bring about.
+    fn is_deadlocked(&self) -> bool {
+        (0..2).all(|end| self.streams[end].is_blocked() && !self.is_answerable(end))
     }
 
     fn believe_hole(&mut self, sender: End, shared: &mut Shared<'_>, emit: &mut impl FnMut(&mut T, &FlowFacts, Event<'_>)) {

@@ -58,14 +58,19 @@ impl Stream {
         distance(self.next, self.acked) > 0
     }
 
+    /// True if the next bytes are there and only wait for the peer's stream.
+    pub fn is_blocked(&self) -> bool {
+        self.held.first().is_some_and(|first| distance(self.next, first.sequence) <= 0)
+    }
+
     /// True if bytes are missing in front of what is held, or in front of what the peer acknowledged.
     pub fn has_hole(&self) -> bool {
-        self.synced && (self.acknowledged_beyond() || self.held.first().is_some_and(|first| distance(self.next, first.sequence) > 0))
+        self.synced && !self.is_blocked() && (self.acknowledged_beyond() || !self.held.is_empty())
     }
 
     /// Where the hole ends: the first byte that is there, or that the peer has.
     pub fn hole_end(&self) -> Option<u32> {
-        let held = self.held.first().map(|first| first.sequence).filter(|first| distance(self.next, *first) > 0);
+        let held = self.held.first().map(|first| first.sequence);
         let acked = self.acknowledged_beyond().then_some(self.acked);
         match (held, acked) {
             (Some(held), Some(acked)) => Some(if distance(held, acked) < 0 { acked } else { held }),

@@ -2,7 +2,7 @@
 import ctypes
 import sys
 
-HOST = dict(host="127.0.0.1", port=3306, user="pt", password="secret")
+HOST = dict(host="127.0.0.1", port=3306, user="pt", password="secret", ssl_disabled=True)
 
 
 def pymysql():
@@ -82,10 +82,10 @@ def too_many_connections():
         connection.close()
 
 
-def prepared(kind):
+def prepared():
     import datetime
     import mysql.connector
-    connection = mysql.connector.connect(**HOST, database="shop", use_pure=kind == "pure", ssl_disabled=True)
+    connection = mysql.connector.connect(**HOST, database="shop", use_pure=True)
     cursor = connection.cursor(prepared=True)
     for number in (3, 4, 5):
         cursor.execute("SELECT id, name FROM items WHERE id <= %s AND name <> %s", (number, "it's"))
@@ -102,9 +102,8 @@ def prepared(kind):
     cursor.close()
     connection.cmd_init_db("other")
     connection.cmd_change_user("pt", "secret", "shop")
-    if kind == "pure":
-        connection.cmd_reset_connection()
-        print(connection.cmd_statistics())
+    connection.cmd_reset_connection()
+    print(connection.cmd_statistics())
     connection.cmd_ping()
     connection.close()
 

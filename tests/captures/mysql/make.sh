@@ -26,7 +26,7 @@ inside ip link set lo mtu 1500
 openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -subj /CN=db -keyout "$work/key.pem" -out "$work/cert.pem" 2>/dev/null
 chmod 777 "$work"; chmod 644 "$work"/*.pem
 mariadb-install-db --no-defaults --auth-root-authentication-method=normal --datadir="$work/data" --user=root >/dev/null
-inside mariadbd --no-defaults --user=root --datadir="$work/data" --socket="$work/socket" --bind-address=127.0.0.1 --port=3306 \
+ip netns exec "$namespace" mariadbd --no-defaults --user=root --datadir="$work/data" --socket="$work/socket" --bind-address=127.0.0.1 --port=3306 \
     --skip-name-resolve --local-infile=1 --max-connections=20 --ssl-key="$work/key.pem" --ssl-cert="$work/cert.pem" \
     2>"$work/server.log" &
 server=$!
@@ -37,13 +37,13 @@ printf '1001,infile\n1002,infile\n1003,infile\n' > "$work/rows.csv"
 # capture FILE COMMAND...: everything on port 3306 while the command runs.
 capture() {
     local file=$1; shift
-    inside tcpdump -i lo -s 0 -U --immediate-mode -w "$work/$file" 'tcp port 3306' 2>"$work/tcpdump.log" &
+    ip netns exec "$namespace" tcpdump -i lo -B 65536 -s 0 -U -w "$work/$file" 'tcp port 3306' 2>"$work/tcpdump.log" &
     local dump=$!
     for _ in $(seq 50); do grep -q 'listening on' "$work/tcpdump.log" && break; sleep 0.1; done
-    (cd "$work" && inside "$@") || echo "$file: the client ended with $?, as some scenarios do"
-    sleep 0.5
-    kill -INT "$dump"; wait "$dump" || true
-    grep -q '^0 packets dropped by kernel' "$work/tcpdump.log" || { echo "$file: packets were dropped"; exit 1; }
+    (cd "$work" && inside "$@" >"$work/client.log" 2>&1) || echo "$file: the client ended with $?: $(tail -1 "$work/client.log")"
+    sleep 1.5
+    kill "$dump"; wait "$dump" || true
+    grep -q '^0 packets dropped by kernel' "$work/tcpdump.log" || { echo "$file: packets were dropped, or tcpdump failed:"; cat "$work/tcpdump.log"; exit 1; }
     cp "$work/$file" "$here/$file"
 }
 cli() { capture "$1" mariadb --no-defaults -h127.0.0.1 -upt -psecret --skip-ssl --local-infile=1 "${@:2}"; }
@@ -60,10 +60,9 @@ python infile.pcap infile
 python error-in-rows.pcap error_in_rows
 python latin1.pcap latin1
 python full.pcap too_many_connections
-# Connector/Python: prepared statements in Python (classic EOF) and in C (CLIENT_DEPRECATE_EOF).
-python prepared-python.pcap prepared pure
-python prepared-c.pcap prepared c
-# libmariadb: PREPARE and EXECUTE sent together, a cursor.
+# Connector/Python: prepared statements, classic EOF.
+python prepared.pcap prepared
+# libmariadb: prepared statements with CLIENT_DEPRECATE_EOF, PREPARE and EXECUTE sent together; a cursor.
 python direct.pcap direct
 python cursor.pcap cursor
 ls -l "$here"/*.pcap

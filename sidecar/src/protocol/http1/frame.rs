@@ -218,3 +218,11 @@ pub(super) fn head_end(data: &[u8], from: usize) -> Option<usize> {
     }
     None
 }
+
+/// A head that breaks off: its whole lines, closed by an empty one; `None` without a whole line.
+pub(super) fn cut_head(data: &[u8]) -> Option<Vec<u8>> {
+    let end = data.iter().rposition(|byte| *byte == b'\n')? + 1;
+    let mut head = data.get(..end)?.to_vec();
+    head.extend_from_slice(b"\r\n");
+    Some(head)
+}

@@ -1,8 +1,10 @@
 //! HTTP/1.0 and 1.1 (RFC 9110, RFC 9112).
 //!
-//! [`frame`] knows lengths and chunks, [`decoder`] pairs and fills exchanges. Bodies are counted and never kept.
+//! [`frame`] knows lengths and chunks, [`decoder`] reads requests and pairs, [`answers`] reads answers. Bodies are counted and never kept.
 
+mod answers;
 mod decoder;
+mod fields;
 mod frame;
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,10 @@ use super::frame::Fields;
 pub(super) const SERVER_MORE_RESULTS_EXISTS: u16 = 0x0008;
 /// Rows are to be fetched.
 pub(super) const SERVER_STATUS_CURSOR_EXISTS: u16 = 0x0040;
+/// Something about the session changed; an OK goes on.
+const SERVER_SESSION_STATE_CHANGED: u16 = 0x4000;
+const SESSION_TRACK_SYSTEM_VARIABLES: u8 = 0;
+const SESSION_TRACK_SCHEMA: u8 = 1;
 /// MariaDB sends progress as an ERR with this number.
 pub(super) const PROGRESS: u16 = 0xffff;
 
@@ -40,6 +44,38 @@ pub(super) fn end_of_rows(payload: &[u8], length: usize) -> Option<Okay> {
     okay(payload)
 }
 
+/// A change of the session's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change<'a> {
+    /// Another schema is in use.
+    Schema(&'a [u8]),
+    /// The client speaks another character set.
+    Charset(&'a [u8]),
+}
+
+/// Reads what an OK tells about the session (`SERVER_SESSION_STATE_CHANGED`), as far as it was seen.
+pub(super) fn state_changes(payload: &[u8], mut visit: impl FnMut(Change<'_>)) {
+    let mut fields = Fields(payload.get(1..).unwrap_or_default());
+    let status = fields.length_encoded().and(fields.length_encoded()).and_then(|_| fields.u16());
+    if status.unwrap_or(0) & SERVER_SESSION_STATE_CHANGED == 0 {
+        return;
+    }
+    // Warnings, the text for a person, the length of what follows.
+    let passed = fields.u16().and(fields.text()).and(fields.length_encoded());
+    while passed.is_some()
+        && let (Some(kind), Some(content)) = (fields.u8(), fields.text())
+    {
+        let mut content = Fields(content);
+        match (kind, content.text()) {
+            (SESSION_TRACK_SCHEMA, Some(schema)) => visit(Change::Schema(schema)),
+            (SESSION_TRACK_SYSTEM_VARIABLES, Some(b"character_set_client")) => {
+                visit(Change::Charset(content.text().unwrap_or_default()));
+            }
+            _ => {}
+        }
+    }
+}
+
 /// An ERR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Failure<'a> {
@@ -70,12 +106,14 @@ pub(super) fn is_refusal(payload: &[u8]) -> bool {
 
 /// Whose fault an error is: classes of SQLSTATE (ISO 9075, MySQL "Server Error Message Reference"). 21 cardinality, 22 data, 23
 /// constraint, 28 authorisation, 3D and 3F unknown schema, 42 syntax and access are the client's; the rest (deadlock 40001,
-/// connections 08004, HY000) the server's.
+/// connections 08004, HY000) the server's, save for errors of those kinds that never got a class of their own: 1130 host not
+/// allowed, 1210 and 1243 misuse of a prepared statement, 1364 value missing, 1366 value does not fit, 1369 and 3819 check failed.
 pub(super) fn status(code: u16, sqlstate: &[u8]) -> Status {
     match sqlstate.get(..2) {
         Some(b"21" | b"22" | b"23" | b"28" | b"3D" | b"3F" | b"42") => Status::ClientError,
         // Before the capabilities are known an ERR has no SQLSTATE: 1044 and 1045 are refused logins.
-        None if matches!(code, 1044 | 1045 | 1049) => Status::ClientError,
+        None if matches!(code, 1044 | 1045 | 1049 | 1130) => Status::ClientError,
+        _ if matches!(code, 1130 | 1210 | 1243 | 1364 | 1366 | 1369 | 3819) => Status::ClientError,
         _ => Status::ServerError,
     }
 }

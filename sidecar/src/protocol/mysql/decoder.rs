@@ -10,7 +10,7 @@ use super::frame::{FULL, Fields, HEADER, Header};
 use super::handshake::{self, CLIENT_QUERY_ATTRIBUTES, CLIENT_SSL, SSL_REQUEST_LENGTH};
 use super::parameters;
 use super::results::Answer;
-use super::session::Session;
+use super::session::{Charset, Session};
 use crate::reassembly::Close;
 
 /// Bytes of a statement that are kept: longer ones are bulk inserts, whose fingerprint is settled long before.
@@ -87,6 +87,10 @@ pub(super) struct Mysql {
     pub(super) confirmed: bool,
     /// The answer ends with the packet that is being passed.
     pub(super) answer_ends: bool,
+    /// A packet of the answer was seen, so that the next one's sequence number follows from it.
+    pub(super) answer_begun: bool,
+    /// The greeting's bytes, until the login they belong to.
+    pub(super) greeting_bytes: u64,
     receiver: Receiver,
     unanswered: Option<Box<Exchange>>,
 }
@@ -98,11 +102,13 @@ impl Mysql {
             client: Reader::default(),
             server: Reader { lost: false, ..Reader::default() },
             session: Session::default(),
-            pairing: Pairing::new(start.from_start),
+            pairing: Pairing::new(&start),
             answer: Answer::First,
             server_offset: start.server_offset,
             confirmed: false,
             answer_ends: false,
+            answer_begun: false,
+            greeting_bytes: 0,
             receiver: Receiver::Nobody,
             unanswered: None,
         }
@@ -139,7 +145,13 @@ impl Mysql {
         }
         match self.phase {
             Phase::Login | Phase::Unknown if header.sequence == 1 => self.login(input, header, payload, out),
-            Phase::Unknown | Phase::Command if header.sequence == 0 => {
+            // The sequence numbers of a file's packets wrap around.
+            // Only a command has the number 0, so whatever is missing of a login is over.
+            Phase::Login | Phase::Authentication if header.sequence == 0 && self.session.is_compressed() => {
+                self.phase = Phase::Opaque(Discard::Compressed);
+                discard_all(input, Discard::Compressed, out)
+            }
+            _ if header.sequence == 0 && self.answer != Answer::File => {
                 self.phase = Phase::Command;
                 self.command(input, header, payload, out)
             }
@@ -157,11 +169,10 @@ impl Mysql {
     /// Counts bytes of the client's current packet, up to `end` of the input, and ends the request with the packet.
     fn request_bytes(&mut self, input: &Input<'_>, end: usize, out: &mut Output<'_>) {
         let over = self.client.is_over();
-        let file_or_login = self.receiver == Receiver::Oldest;
         match self.receiver() {
             Some(exchange) => {
                 exchange.request.bytes += end as u64;
-                if over && !file_or_login {
+                if over {
                     exchange.request.finish(input, end);
                 }
             }
@@ -183,29 +194,32 @@ impl Mysql {
         let wanted = header.length.min(MAX_STATEMENT);
         let Some(payload) = payload.get(..wanted) else { return Progress::Need(HEADER + wanted) };
         if header.length == SSL_REQUEST_LENGTH && handshake::capabilities(payload, false).is_some_and(|caps| caps & CLIENT_SSL != 0) {
-            let start = Start { from_start: true, server_offset: self.server_offset };
+            let start = Start { from_start: true, server_offset: self.server_offset, missed_at: None };
             self.phase = Phase::Tls(tls::decoder(start));
-            out.discard(Discard::Opaque, HEADER + wanted);
+            out.discard(Discard::Opaque, HEADER + wanted + std::mem::take(&mut self.greeting_bytes) as usize);
             return Progress::Consumed(HEADER + wanted);
         }
         let Some(login) = handshake::login(payload, self.session.mariadb) else {
             return self.malformed(input, Sender::Client, out);
         };
         self.session.agree(login.capabilities);
+        self.session.charset = Charset::of_collation(u16::from(login.charset));
         self.session.user = String::from_utf8_lossy(login.user).into_owned();
         self.session.schema = String::from_utf8_lossy(login.schema).into_owned();
         let mut exchange = self.begin(input, &command::CONNECT, out);
         exchange.request.bytes = (HEADER + wanted) as u64;
+        exchange.response.bytes = std::mem::take(&mut self.greeting_bytes);
         self.client.pass(header, wanted);
         if self.client.is_over() {
             exchange.request.finish(input, HEADER + wanted);
         }
         // A login is the first thing on its connection: nothing can be open before it.
-        self.pairing = Pairing::new(true);
+        self.pairing = Pairing::certain();
         self.pairing.push(exchange);
         self.receiver = Receiver::Newest;
         self.phase = Phase::Authentication;
         self.answer = Answer::First;
+        self.answer_begun = false;
         self.server.lost = false;
         self.confirmed = true;
         Progress::Consumed(HEADER + wanted)
@@ -225,6 +239,12 @@ impl Mysql {
     fn command(&mut self, input: &Input<'_>, header: Header, payload: &[u8], out: &mut Output<'_>) -> Progress {
         let wanted = header.length.min(MAX_STATEMENT);
         let Some(payload) = payload.get(..wanted) else { return Progress::Need(HEADER + wanted) };
+        self.take_command(input, header, payload, out)
+    }
+
+    /// Takes a command of which `payload` was seen.
+    fn take_command(&mut self, input: &Input<'_>, header: Header, payload: &[u8], out: &mut Output<'_>) -> Progress {
+        let wanted = payload.len();
         let Some((code, arguments)) = payload.split_first() else { return self.malformed(input, Sender::Client, out) };
         let Some(command) = command::find(*code) else { return self.malformed(input, Sender::Client, out) };
         let unanswered = matches!(command.answered, Answered::Never | Answered::Stream);
@@ -235,6 +255,7 @@ impl Mysql {
         if admission == Admission::Realigned {
             self.answer = Answer::First;
             self.answer_ends = false;
+            self.answer_begun = false;
             self.server = Reader::default();
         }
         let mut exchange = self.begin(input, command, out);
@@ -274,10 +295,10 @@ impl Mysql {
         match command.code {
             command::COM_QUERY => {
                 let found = command::statement(arguments, self.session.capabilities);
-                detail.statement = exchange.put(found.map_or(arguments, |found| found.statement));
+                detail.statement = self.session.charset.put(exchange, found.map_or(arguments, |found| found.statement));
             }
-            command::COM_STMT_PREPARE => detail.statement = exchange.put(arguments),
-            command::COM_INIT_DB => detail.wanted_schema = exchange.put(arguments),
+            command::COM_STMT_PREPARE => detail.statement = self.session.charset.put(exchange, arguments),
+            command::COM_INIT_DB => detail.wanted_schema = self.session.charset.put(exchange, arguments),
             command::COM_CHANGE_USER => {
                 if let Some((user, schema)) = handshake::change_user(arguments) {
                     detail.wanted_user = exchange.put(user);
@@ -299,8 +320,17 @@ impl Mysql {
         let mut fields = Fields(arguments);
         let Some(id) = fields.u32() else { return };
         detail.statement_id = id;
+        // Only what runs a statement is a use of it; the rest only names it.
+        match detail.code {
+            command::COM_STMT_EXECUTE | command::COM_STMT_BULK_EXECUTE | command::COM_STMT_FETCH => {}
+            command::COM_STMT_CLOSE => return self.session.close_statement(id),
+            _ => return,
+        }
         let query_attributes = self.session.has(CLIENT_QUERY_ATTRIBUTES);
-        if let Some(statement) = self.session.statement(id) {
+        let pending = self.pending_prepare(id);
+        if let Some(text) = pending {
+            detail.statement = exchange.put(text.as_bytes());
+        } else if let Some(statement) = self.session.statement(id) {
             detail.statement = exchange.put(statement.text.as_bytes());
             detail.statement_cut = statement.cut;
             if out.outbox.unmask && detail.code == command::COM_STMT_EXECUTE {
@@ -309,21 +339,18 @@ impl Mysql {
                 let named = query_attributes && flags & PARAMETER_COUNT_AVAILABLE != 0;
                 parameters::keep(exchange, fields.0, statement.parameters, query_attributes, named, &mut statement.kinds);
             }
-        } else if let Some(text) = self.pending_prepare(id) {
-            detail.statement = exchange.put(text.as_bytes());
-        } else if detail.code != command::COM_STMT_CLOSE {
+        } else {
             out.count(Incident::StatementUnknown);
-        }
-        if detail.code == command::COM_STMT_CLOSE {
-            self.session.close_statement(id);
         }
     }
 
-    /// Text of a PREPARE that is not answered yet: MariaDB clients send the EXECUTE right behind it, with -1 for the id.
+    /// Text of a PREPARE that is not answered yet: MariaDB clients send one or more EXECUTEs right behind it, with -1 for the id.
     fn pending_prepare(&mut self, id: u32) -> Option<String> {
         let exchange = self.pairing.back().filter(|_| id == u32::MAX)?;
         match exchange.detail {
-            Detail::Mysql(detail) if detail.code == command::COM_STMT_PREPARE => Some(exchange.text(detail.statement).to_owned()),
+            Detail::Mysql(detail) if detail.code == command::COM_STMT_PREPARE || detail.statement_id == u32::MAX => {
+                Some(exchange.text(detail.statement).to_owned())
+            }
             _ => None,
         }
     }
@@ -342,12 +369,30 @@ impl Mysql {
 
     fn lose_requests(&mut self) {
         self.client = Reader { lost: true, ..Reader::default() };
-        self.pairing.lose_requests();
+        self.pairing.lose_requests(self.server_offset);
         self.unanswered = None;
         self.receiver = Receiver::Nobody;
     }
 
-    fn client_gap(&mut self, gap: &Gap, out: &mut Output<'_>) {
+    /// Takes a command of which only the beginning was seen.
+    fn cut_command(&mut self, before: &Input<'_>, out: &mut Output<'_>) {
+        let header = Header::parse(before.data).filter(|header| header.sequence == 0 && matches!(self.phase, Phase::Command));
+        let payload = before.data.get(HEADER..).unwrap_or_default();
+        match header {
+            Some(header) if !payload.is_empty() && !self.client.lost && !self.client.continued => {
+                let _ = self.take_command(before, header, payload, out);
+                if let Some(exchange) = self.receiver() {
+                    exchange.partial = true;
+                }
+            }
+            _ => out.discard(Discard::Resync, before.data.len()),
+        }
+    }
+
+    fn client_gap(&mut self, gap: &Gap<'_>, out: &mut Output<'_>) {
+        if let Some(before) = &gap.before {
+            self.cut_command(before, out);
+        }
         let survives = gap.length <= self.client.left as u64;
         if let Some(exchange) = self.receiver()
             && !exchange.request.done
@@ -372,6 +417,7 @@ impl Mysql {
     }
 
     fn close(&mut self, why: Close, out: &mut Output<'_>) {
+        out.discard(Discard::Unpaired, std::mem::take(&mut self.greeting_bytes) as usize);
         if let Some(exchange) = self.unanswered.take() {
             out.leave_out(exchange, Incident::RequestUncertain);
         }
@@ -415,7 +461,7 @@ impl Decoder for Mysql {
         progress
     }
 
-    fn gap(&mut self, gap: &Gap, out: &mut Output<'_>) {
+    fn gap(&mut self, gap: &Gap<'_>, out: &mut Output<'_>) {
         if gap.sender == Sender::Server {
             self.server_offset = gap.offset + gap.length;
         }

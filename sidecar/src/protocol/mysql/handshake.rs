@@ -66,6 +66,8 @@ pub(super) fn greeting(payload: &[u8]) -> Option<Greeting<'_>> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Login<'a> {
     pub capabilities: u64,
+    /// Number of the collation, 0 in the old form.
+    pub charset: u8,
     pub user: &'a [u8],
     pub schema: &'a [u8],
 }
@@ -88,13 +90,14 @@ pub(super) fn login(payload: &[u8], mariadb: bool) -> Option<Login<'_>> {
         let capabilities = u64::from(fields.u16()?);
         fields.bytes(3)?;
         let user = fields.terminated()?;
-        return Some(Login { capabilities, user, schema: b"" });
+        return Some(Login { capabilities, charset: 0, user, schema: b"" });
     }
     let capabilities = capabilities(payload, mariadb)?;
     let mut fields = Fields(payload);
     fields.bytes(SSL_REQUEST_LENGTH)?;
     let user = fields.terminated()?;
-    let mut login = Login { capabilities, user, schema: b"" };
+    let charset = payload.get(8).copied().unwrap_or(0);
+    let mut login = Login { capabilities, charset, user, schema: b"" };
     let passed = if low & CLIENT_PLUGIN_AUTH_LENENC_DATA != 0 {
         fields.text()
     } else if low & CLIENT_SECURE_CONNECTION != 0 {

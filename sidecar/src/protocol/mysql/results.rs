@@ -9,11 +9,10 @@ use super::command::{self, Answered};
 use super::decoder::{Mysql, Phase, Reader, discard_all};
 use super::frame::{FULL, Fields, HEADER, Header};
 use super::handshake::{self, CLIENT_OPTIONAL_RESULTSET_METADATA, MARIADB_CLIENT_CACHE_METADATA};
-use super::session::Statement;
 use crate::reassembly::limits;
 
-/// Bytes of an OK, ERR or EOF that are looked at: an error message has at most 512.
-const MAX_LOOK: usize = 600;
+/// Bytes of an OK, ERR or EOF that are looked at: an error message has at most 512, and what changed in the session stands behind it.
+const MAX_LOOK: usize = 2048;
 
 /// What follows definitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,12 +99,13 @@ impl Mysql {
         } else if answer::is_refusal(payload) {
             self.confirmed = true;
             self.refusal(input, payload, out);
+            self.server.pass(header, wanted);
+            return Progress::Consumed(HEADER + wanted);
         } else {
             return self.malformed(input, Sender::Server, out);
         }
         self.server.pass(header, wanted);
-        // The greeting is before the login, which is the exchange; its bytes belong to no record.
-        out.discard(Discard::Unpaired, HEADER + wanted);
+        self.greeting_bytes = (HEADER + wanted) as u64;
         Progress::Consumed(HEADER + wanted)
     }
 
@@ -140,11 +140,14 @@ impl Mysql {
         {
             return Progress::Consumed(taken);
         }
-        let expected = match self.answer {
-            Answer::First | Answer::File => self.client.sequence.wrapping_add(1),
-            _ => self.server.sequence.wrapping_add(1),
+        let answered = match (&self.phase, command::find(code)) {
+            (Phase::Authentication, _) | (_, None) => Answered::Login,
+            (_, Some(command)) => command.answered,
         };
-        if header.sequence != expected && !matches!(self.phase, Phase::Authentication) {
+        if let Some(progress) = self.late_eof(input, header, out) {
+            return progress;
+        }
+        if !self.continues(header.sequence, answered) {
             return self.malformed(input, Sender::Server, out);
         }
         let wanted = header.length.min(MAX_LOOK);
@@ -152,18 +155,19 @@ impl Mysql {
         let Some(first) = payload.first().copied() else { return self.malformed(input, Sender::Server, out) };
         if first == 0xff && answer::failure(payload).is_some_and(|failure| failure.code == PROGRESS) {
             self.server.pass(header, wanted);
+            self.answer_begun = true;
             self.answer_bytes(input, HEADER + wanted, out);
             return Progress::Consumed(HEADER + wanted);
         }
         let fresh = self.answer == Answer::First;
-        let answered = match (&self.phase, command::find(code)) {
-            (Phase::Authentication, _) | (_, None) => Answered::Login,
-            (_, Some(command)) => command.answered,
-        };
         if !self.step(header.length, payload, first, answered) {
             return self.malformed(input, Sender::Server, out);
         }
+        if self.answer_ends && matches!(first, 0x00 | 0xfe) && !matches!(answered, Answered::Text | Answered::Prepare) {
+            answer::state_changes(payload, |change| self.session.change(change));
+        }
         self.confirmed = true;
+        self.answer_begun = true;
         if fresh
             && self.answers_now(answered, first)
             && let Some(exchange) = self.pairing.front()
@@ -176,6 +180,24 @@ impl Mysql {
         self.server.pass(header, wanted);
         self.answer_bytes(input, HEADER + wanted, out);
         Progress::Consumed(HEADER + wanted)
+    }
+
+    /// True if a packet with this sequence number can come next.
+    fn continues(&mut self, sequence: u8, answered: Answered) -> bool {
+        let after_server = self.server.sequence.wrapping_add(1);
+        let after_client = self.client.sequence.wrapping_add(1);
+        match self.answer {
+            _ if matches!(self.phase, Phase::Authentication) => true,
+            // Where the client has a say too, the number follows from whoever spoke last.
+            Answer::First if self.answer_begun && answered == Answered::Login => sequence == after_server || sequence == after_client,
+            Answer::File => sequence == after_client,
+            _ if self.answer_begun => sequence == after_server,
+            // The answer's first number follows the request's last, which the request's length tells: each packet but the last is full.
+            _ => {
+                let bytes = self.pairing.front().map_or(0, |exchange| exchange.request.bytes);
+                sequence == (bytes / (FULL + HEADER) as u64 + 1) as u8
+            }
+        }
     }
 
     /// During a login only OK or ERR is the answer; what comes before asks for more.
@@ -207,7 +229,7 @@ impl Mysql {
                 Answered::Results => self.result(length, payload, first),
             },
             Answer::Next => self.result(length, payload, first),
-            Answer::File => answer::okay(payload).is_some_and(|okay| first == 0x00 && self.finish_result(okay)),
+            Answer::File => answer::okay(payload).is_some_and(|okay| first == 0x00 && self.changed(okay)),
             Answer::Definitions(left, then) => match first {
                 0xff => self.fail(payload),
                 _ => {
@@ -236,21 +258,15 @@ impl Mysql {
     fn login_step(&mut self, payload: &[u8], first: u8) -> bool {
         match first {
             0x00 => answer::okay(payload).is_some_and(|okay| self.end_with(okay)),
-            // AuthSwitchRequest, AuthMoreData.
-            0xfe | 0x01 => true,
-            _ => false,
+            // AuthSwitchRequest, AuthMoreData, or what a plugin says without either.
+            _ => true,
         }
     }
 
     fn result(&mut self, length: usize, payload: &[u8], first: u8) -> bool {
         let optional_metadata = self.session.has(CLIENT_OPTIONAL_RESULTSET_METADATA) && length < 7 && first < 2;
         match first {
-            0x00 if !optional_metadata => answer::okay(payload).is_some_and(|okay| {
-                if let Some(detail) = self.detail() {
-                    *detail.affected_rows.get_or_insert(0) += okay.affected_rows;
-                }
-                self.finish_result(okay)
-            }),
+            0x00 if !optional_metadata => answer::okay(payload).is_some_and(|okay| self.changed(okay)),
             0xfb => {
                 self.answer = Answer::File;
                 true
@@ -327,18 +343,21 @@ impl Mysql {
         }
         fields.u8();
         let warnings = fields.u16().unwrap_or(0);
-        let mut statement = Statement { parameters: usize::from(parameters), ..Statement::default() };
+        let described = !self.session.has(CLIENT_OPTIONAL_RESULTSET_METADATA) || fields.u8() != Some(0);
+        let mut statement = self.session.blank_statement();
+        statement.parameters = usize::from(parameters);
         if let Some(exchange) = self.pairing.front()
             && let Detail::Mysql(mut detail) = exchange.detail
         {
             detail.statement_id = id;
             detail.warnings = u64::from(warnings);
-            statement.text = exchange.text(detail.statement).to_owned();
+            statement.text.push_str(exchange.text(detail.statement));
             statement.cut = detail.statement_cut;
             exchange.detail = Detail::Mysql(detail);
         }
         self.session.prepare(id, statement);
         match (parameters, columns) {
+            _ if !described => self.answer_ends = true,
             (0, 0) => self.answer_ends = true,
             (0, columns) => self.answer = Answer::Definitions(u64::from(columns), Then::Prepared),
             (parameters, columns) => self.answer = Answer::Definitions(u64::from(parameters), Then::PreparedColumns(columns)),
@@ -391,6 +410,15 @@ impl Mysql {
         }
     }
 
+    /// A result without rows is over.
+    fn changed(&mut self, okay: Okay) -> bool {
+        if let Some(detail) = self.detail() {
+            let affected = detail.affected_rows.get_or_insert(0);
+            *affected = affected.saturating_add(okay.affected_rows);
+        }
+        self.finish_result(okay)
+    }
+
     /// A result is over; another may follow.
     fn finish_result(&mut self, okay: Okay) -> bool {
         if okay.status & SERVER_MORE_RESULTS_EXISTS == 0 {
@@ -418,7 +446,7 @@ impl Mysql {
         {
             detail.error_code = failure.code;
             detail.sqlstate = exchange.put(failure.sqlstate);
-            detail.message = exchange.put(failure.message);
+            detail.message = self.session.charset.put(exchange, failure.message);
             exchange.detail = Detail::Mysql(detail);
             exchange.status = answer::status(failure.code, failure.sqlstate);
             exchange.error = ErrorType::Number(u32::from(failure.code));
@@ -431,6 +459,7 @@ impl Mysql {
     fn end_answer(&mut self, out: &mut Output<'_>) {
         self.answer = Answer::First;
         self.answer_ends = false;
+        self.answer_begun = false;
         let Some(mut exchange) = self.pairing.pop() else { return };
         exchange.response.done = true;
         let failed = exchange.status != Status::Ok;
@@ -447,6 +476,9 @@ impl Mysql {
                 self.take_effect(&exchange, &detail);
             }
         }
+        for _ in 0..std::mem::take(&mut self.session.evicted) {
+            out.count(Incident::StatementEvicted);
+        }
         out.finish(exchange);
     }
 
@@ -460,33 +492,36 @@ impl Mysql {
                 self.session.forget_statements();
             }
             command::COM_RESET_CONNECTION => self.session.forget_statements(),
-            command::COM_QUERY => {
-                if let Some(schema) = used_schema(exchange.text(detail.statement)) {
-                    self.session.schema = schema;
-                }
-            }
+            command::COM_QUERY => self.session.follow(exchange.text(detail.statement)),
             _ => {}
         }
     }
 
     /// A packet that no command asked for: the EOF of a PREPARE whose style was not known, or something nobody can place.
     fn stray(&mut self, input: &Input<'_>, header: Header, out: &mut Output<'_>) -> Progress {
-        let eof = header.length == 5 && header.sequence == self.server.sequence.wrapping_add(1) && self.session.classic_eof().is_none();
-        if eof {
-            match input.data.get(HEADER) {
-                None => return Progress::Need(HEADER + header.length),
-                Some(0xfe) => {
-                    self.session.learn_classic_eof(true);
-                    self.server.pass(header, 0);
-                    out.discard(Discard::Unpaired, HEADER);
-                    return Progress::Consumed(HEADER);
-                }
-                Some(_) => {}
-            }
+        if let Some(progress) = self.late_eof(input, header, out) {
+            return progress;
         }
         out.count(Incident::AnswerWithoutRequest);
         self.lose_answers(out);
         discard_all(input, Discard::Unpaired, out)
+    }
+
+    /// Takes the EOF of a PREPARE that ended while nobody knew whether one would come; its number goes on where that answer ended.
+    fn late_eof(&mut self, input: &Input<'_>, header: Header, out: &mut Output<'_>) -> Option<Progress> {
+        let unknown = self.session.classic_eof().is_none() && !self.answer_begun;
+        if !unknown || header.length != 5 || header.sequence != self.server.sequence.wrapping_add(1) {
+            return None;
+        }
+        let end = HEADER + header.length;
+        let Some(payload) = input.data.get(HEADER..end) else { return Some(Progress::Need(end)) };
+        if payload.first() != Some(&0xfe) {
+            return None;
+        }
+        self.session.learn_classic_eof(true);
+        self.server.sequence = header.sequence;
+        out.discard(Discard::Unpaired, end);
+        Some(Progress::Consumed(end))
     }
 
     /// The position in the answers is lost; one that had begun is finished without its end.
@@ -494,6 +529,7 @@ impl Mysql {
         self.server = Reader { lost: true, ..Reader::default() };
         self.answer = Answer::First;
         self.answer_ends = false;
+        self.answer_begun = false;
         let begun = self.pairing.front().is_some_and(|exchange| exchange.response.first_ns.is_some());
         if begun && let Some(mut exchange) = self.pairing.pop() {
             exchange.partial = true;
@@ -505,7 +541,10 @@ impl Mysql {
         self.pairing.lose_answers();
     }
 
-    pub(super) fn server_gap(&mut self, gap: &Gap, out: &mut Output<'_>) {
+    pub(super) fn server_gap(&mut self, gap: &Gap<'_>, out: &mut Output<'_>) {
+        if let Some(before) = &gap.before {
+            out.discard(Discard::Resync, before.data.len());
+        }
         let survives = gap.length <= self.server.left as u64;
         if let Some(exchange) = self.pairing.front()
             && exchange.response.first_ns.is_some()
@@ -522,14 +561,4 @@ impl Mysql {
             self.end_answer(out);
         }
     }
-}
-
-/// The schema of a `USE schema` statement.
-fn used_schema(statement: &str) -> Option<String> {
-    let (word, rest) = statement.trim_start().split_at_checked(3)?;
-    if !word.eq_ignore_ascii_case("use") || !rest.starts_with(|letter: char| letter.is_whitespace() || letter == '`') {
-        return None;
-    }
-    let name = rest.trim().trim_end_matches(';').trim_end().trim_matches('`');
-    (!name.is_empty() && name.len() <= 64).then(|| name.to_owned())
 }

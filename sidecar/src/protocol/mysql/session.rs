@@ -4,6 +4,7 @@ use rustc_hash::FxHashMap;
 
 use super::super::Exchange;
 use super::super::exchange::{MysqlDetail, Span};
+use super::answer::Change;
 use super::handshake::{CLIENT_COMPRESS, CLIENT_DEPRECATE_EOF, CLIENT_ZSTD_COMPRESSION};
 
 /// Most prepared statements remembered for one connection: connectors cache 25 (Connector/J) to 1,000 or so.
@@ -11,9 +12,55 @@ const MAX_STATEMENTS: usize = 1024;
 /// Most bytes of statements remembered for one connection.
 const MAX_STATEMENT_BYTES: usize = 512 << 10;
 
+/// Character set of the client's texts, as far as it matters here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Charset {
+    /// UTF-8, or one that is not converted: what is no UTF-8 in it is replaced.
+    #[default]
+    Utf8,
+    /// MySQL's latin1, which is Windows-1252.
+    Latin1,
+}
+
+impl Charset {
+    /// The character set of a collation (`information_schema.COLLATIONS`).
+    pub fn of_collation(collation: u16) -> Self {
+        if matches!(collation, 5 | 8 | 15 | 31 | 47 | 48 | 49 | 94) { Self::Latin1 } else { Self::Utf8 }
+    }
+
+    fn named(name: &[u8]) -> Self {
+        if name.eq_ignore_ascii_case(b"latin1") { Self::Latin1 } else { Self::Utf8 }
+    }
+
+    /// Keeps text as UTF-8.
+    pub fn put(self, exchange: &mut Exchange, bytes: &[u8]) -> Span {
+        match self {
+            Self::Latin1 if !bytes.is_ascii() => {
+                let text: String = bytes.iter().map(|byte| windows_1252(*byte)).collect();
+                exchange.put(text.as_bytes())
+            }
+            _ => exchange.put(bytes),
+        }
+    }
+}
+
+/// A letter of Windows-1252; the five bytes it leaves open are controls, as MySQL has them.
+fn windows_1252(byte: u8) -> char {
+    const UPPER: [char; 32] = [
+        '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8d}', 'Ž', '\u{8f}', '\u{90}', '‘', '’', '“', '”', '•',
+        '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9d}', 'ž', 'Ÿ',
+    ];
+    match byte {
+        0x80..=0x9f => UPPER[usize::from(byte - 0x80)],
+        _ => char::from(byte),
+    }
+}
+
 /// A prepared statement.
 #[derive(Debug, Default)]
 pub(super) struct Statement {
+    /// When it was used last, counted in uses of this session's statements.
+    used: u64,
     pub text: String,
     pub cut: bool,
     pub parameters: usize,
@@ -36,6 +83,14 @@ pub(super) struct Session {
     statements: FxHashMap<u32, Statement>,
     statement_bytes: usize,
     last_prepared: u32,
+    /// Uses of statements so far: the clock of `Statement::used`.
+    uses: u64,
+    /// Statements that were thrown out to make room, not yet reported.
+    pub evicted: u64,
+    /// A closed statement whose memory serves the next one.
+    spare: Option<Statement>,
+    /// Of what the client sends and errors say.
+    pub charset: Charset,
 }
 
 impl Session {
@@ -87,28 +142,69 @@ impl Session {
         detail.version = put(exchange, &self.version);
     }
 
-    /// Remembers a statement; at the cap all are forgotten, which costs their text and is counted where it is missed.
-    pub fn prepare(&mut self, id: u32, statement: Statement) {
-        if self.statements.len() >= MAX_STATEMENTS || self.statement_bytes + statement.text.len() > MAX_STATEMENT_BYTES {
-            self.forget_statements();
+    /// An empty statement.
+    pub fn blank_statement(&mut self) -> Statement {
+        let mut statement = self.spare.take().unwrap_or_default();
+        statement.text.clear();
+        statement.kinds.clear();
+        statement.cut = false;
+        statement
+    }
+
+    /// Remembers a statement; at the cap the one that was not used for longest goes.
+    pub fn prepare(&mut self, id: u32, mut statement: Statement) {
+        self.close_statement(id);
+        while self.statements.len() >= MAX_STATEMENTS || self.statement_bytes + statement.text.len() > MAX_STATEMENT_BYTES {
+            let Some(oldest) = self.statements.iter().min_by_key(|(_, statement)| statement.used).map(|(id, _)| *id) else { break };
+            self.close_statement(oldest);
+            self.evicted += 1;
         }
+        self.uses += 1;
+        statement.used = self.uses;
         self.statement_bytes += statement.text.len();
         self.last_prepared = id;
-        if let Some(old) = self.statements.insert(id, statement) {
-            self.statement_bytes -= old.text.len();
-        }
+        self.statements.insert(id, statement);
     }
 
     /// The statement with this id; MariaDB clients say -1 for the one they prepared last.
     pub fn statement(&mut self, id: u32) -> Option<&mut Statement> {
         let id = if id == u32::MAX { self.last_prepared } else { id };
-        self.statements.get_mut(&id)
+        self.uses += 1;
+        let statement = self.statements.get_mut(&id)?;
+        statement.used = self.uses;
+        Some(statement)
     }
 
     /// Forgets one statement.
     pub fn close_statement(&mut self, id: u32) {
         if let Some(statement) = self.statements.remove(&id) {
             self.statement_bytes -= statement.text.len();
+            self.spare = Some(statement);
+        }
+    }
+
+    /// Follows a statement that succeeded: `USE`, `SET NAMES`. Servers that track the session's state say the same again.
+    pub fn follow(&mut self, statement: &str) {
+        let Some((word, rest)) = statement.trim_start().split_at_checked(3) else { return };
+        if word.eq_ignore_ascii_case("use") {
+            if let Some(schema) = used_schema(rest) {
+                schema.clone_into(&mut self.schema);
+            }
+        } else if word.eq_ignore_ascii_case("set")
+            && let Some((names, rest)) = rest.trim_start().split_at_checked(6)
+            && names.eq_ignore_ascii_case("names ")
+        {
+            let name = rest.trim_start().trim_start_matches(['\'', '"']);
+            let end = name.find(|letter: char| !letter.is_ascii_alphanumeric()).unwrap_or(name.len());
+            self.charset = Charset::named(name[..end].as_bytes());
+        }
+    }
+
+    /// Follows what the server says about the session.
+    pub fn change(&mut self, change: Change<'_>) {
+        match change {
+            Change::Schema(schema) => self.schema = String::from_utf8_lossy(schema).into_owned(),
+            Change::Charset(name) => self.charset = Charset::named(name),
         }
     }
 
@@ -117,6 +213,15 @@ impl Session {
         self.statements.clear();
         self.statement_bytes = 0;
     }
+}
+
+/// The schema of a `USE schema` statement, given what follows `USE`.
+fn used_schema(rest: &str) -> Option<&str> {
+    if !rest.starts_with(|letter: char| letter.is_whitespace() || letter == '`') {
+        return None;
+    }
+    let name = rest.trim().trim_end_matches(';').trim_end().trim_matches('`');
+    (!name.is_empty() && name.len() <= 64).then_some(name)
 }
 
 fn put(exchange: &mut Exchange, text: &str) -> Span {

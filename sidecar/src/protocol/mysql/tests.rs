@@ -1,1 +1,369 @@
+use std::collections::HashMap;
+use std::path::Path;
 
+use pcap_parser::traits::PcapReaderIterator;
+use pcap_parser::{LegacyPcapReader, PcapBlockOwned, PcapError};
+use podtap_wire::{Completeness, RequestRecord};
+
+use super::super::script::{Script, milliseconds, read};
+use super::super::{Discard, Incident};
+use super::command;
+use super::frame::{Fields, Header};
+use super::session::Session;
+use crate::capture::{CapturedPacket, LinkType};
+use crate::pipeline::{Pipeline, PipelineConfig};
+
+fn show(record: &RequestRecord<'_>) -> String {
+    let number = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
+    format!(
+        "{} [{}] {}{} rows {} affected {} {}+{}{}",
+        record.mysql_command,
+        record.db_query_text,
+        record.status,
+        if record.error_type.is_empty() { String::new() } else { format!(" {}", record.error_type) },
+        number(record.db_response_returned_rows),
+        number(record.db_response_affected_rows),
+        milliseconds(record.time_to_first_byte_ns),
+        milliseconds(record.time_to_last_byte_ns),
+        if record.completeness == Completeness::Partial { " partial" } else { "" },
+    )
+}
+
+#[track_caller]
+fn check(script: Script, expect: &[&str]) {
+    assert_eq!(read(&script.sent, true, show).lines, expect);
+}
+
+/// A packet.
+fn packet(sequence: u8, payload: impl AsRef<[u8]>) -> Vec<u8> {
+    let payload = payload.as_ref();
+    let mut bytes = (payload.len() as u32).to_le_bytes()[..3].to_vec();
+    bytes.push(sequence);
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+/// Packets numbered from `sequence` on.
+fn packets<const N: usize>(sequence: u8, payloads: [&[u8]; N]) -> Vec<u8> {
+    payloads.iter().enumerate().flat_map(|(index, payload)| packet(sequence.wrapping_add(index as u8), payload)).collect()
+}
+
+fn query(text: &str) -> Vec<u8> {
+    packet(0, [b"\x03", text.as_bytes()].concat())
+}
+
+const OK: &[u8] = &[0, 1, 0, 2, 0, 0, 0];
+const EOF: &[u8] = &[0xfe, 0, 0, 2, 0];
+const EOF_MORE: &[u8] = &[0xfe, 0, 0, 10, 0];
+/// An OK in the place of an EOF.
+const OK_EOF: &[u8] = &[0xfe, 0, 0, 2, 0, 0, 0];
+const COLUMN: &[u8] = b"\x03def\0\0\0\x01a\0\x0c\x3f\0\x0b\0\0\0\x08\x81\0\0\0\0";
+const ERR: &[u8] = b"\xff\x28\x04#42000wrong";
+
+fn classic(sequence: u8) -> Vec<u8> {
+    packets(sequence, [b"\x01", COLUMN, EOF, b"\x011", b"\x012", EOF])
+}
+
+#[test]
+fn joined_in_the_middle_with_either_style() {
+    let modern = packets(1, [b"\x01", COLUMN, b"\x011", b"\x012", OK_EOF]);
+    for answer in [classic(1), modern] {
+        let script = Script::joined().client(query("select a from t")).server(&answer).client(query("select 1")).wait(4).server(&answer);
+        check(script, &["COM_QUERY [select a from t] ok rows 2 affected - 1+1", "COM_QUERY [select 1] ok rows 2 affected - 5+5"]);
+    }
+}
+
+#[test]
+fn byte_by_byte() {
+    let mut script = Script::joined().client(query("select a from t"));
+    let answer = classic(1);
+    for byte in &answer {
+        script = script.server([*byte]);
+    }
+    check(script, &[&format!("COM_QUERY [select a from t] ok rows 2 affected - 1+{}", answer.len())]);
+}
+
+#[test]
+fn several_results() {
+    let answer = packets(1, [b"\x01", COLUMN, EOF, b"\x011", EOF_MORE, &[0, 3, 0, 10, 0, 0, 0], b"\x01", COLUMN, EOF, b"\x012", EOF]);
+    let script = Script::joined().client(query("call p()")).server(&answer[..20]).server(&answer[20..]);
+    check(script, &["COM_QUERY [call p()] ok rows 2 affected 3 1+2"]);
+}
+
+#[test]
+fn error_after_rows() {
+    let answer = packets(1, [b"\x01", COLUMN, EOF, b"\x011", ERR]);
+    let script = Script::joined().client(query("select a from t")).server(answer).client(query("select 2")).server(packet(1, OK));
+    check(
+        script,
+        &["COM_QUERY [select a from t] client_error 1064 rows 1 affected - 1+1", "COM_QUERY [select 2] ok rows - affected 1 1+1"],
+    );
+}
+
+#[test]
+fn pipelined_commands_are_answered_in_order() {
+    let prepare = packet(0, b"\x16select ?");
+    let execute = packet(0, b"\x17\xff\xff\xff\xff\0\x01\0\0\0");
+    let prepared = packets(1, [&[0, 7, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0], COLUMN, EOF, COLUMN, EOF]);
+    let script = Script::joined()
+        .client(query("begin"))
+        .server(packet(1, OK))
+        .client([prepare, execute].concat())
+        .server(prepared)
+        .wait(9)
+        .server(classic(1))
+        .client(packet(0, b"\x17\x07\0\0\0\0\x01\0\0\0"))
+        .server(classic(1))
+        .client(packet(0, b"\x19\x07\0\0\0"))
+        .client(packet(0, b"\x17\x07\0\0\0\0\x01\0\0\0"))
+        .server(packet(1, ERR));
+    let outcome = read(&script.sent, true, show);
+    assert_eq!(
+        outcome.lines,
+        [
+            "COM_QUERY [begin] ok rows - affected 1 1+1",
+            "COM_STMT_PREPARE [select ?] ok rows - affected - 1+1",
+            "COM_STMT_EXECUTE [select ?] ok rows 2 affected - 11+11",
+            "COM_STMT_EXECUTE [select ?] ok rows 2 affected - 1+1",
+            "COM_STMT_CLOSE [] ok rows - affected - ?+?",
+            "COM_STMT_EXECUTE [] client_error 1064 rows - affected - 1+1",
+        ]
+    );
+    assert_eq!(outcome.incidents(Incident::StatementUnknown), 1);
+}
+
+#[test]
+fn style_unknown_and_nothing_but_parameters() {
+    // Whether an EOF follows the parameters' definitions shows only when it comes.
+    let prepared = |eof: bool| {
+        let mut bytes = packets(1, [&[0, 7, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0], COLUMN]);
+        bytes.extend(if eof { packet(3, EOF) } else { Vec::new() });
+        bytes
+    };
+    for eof in [true, false] {
+        let script = Script::joined()
+            .client(packet(0, b"\x16delete from t where a = ?"))
+            .server(prepared(eof))
+            .client(packet(0, b"\x16delete from u where a = ?"))
+            .server(prepared(eof));
+        let lines = ["t", "u"].map(|table| format!("COM_STMT_PREPARE [delete from {table} where a = ?] ok rows - affected - 1+1"));
+        assert_eq!(read(&script.sent, true, show).lines, lines, "EOF {eof}");
+    }
+}
+
+#[test]
+fn row_of_more_than_16_mib() {
+    let mut row = packet(4, vec![0xfd; super::frame::FULL]);
+    row.extend(packet(5, vec![b'x'; 1000]));
+    let mut script = Script::joined().client(query("select a from t")).server(packets(1, [b"\x01", COLUMN, EOF]));
+    for piece in row.chunks(60_000) {
+        script = script.server(piece);
+    }
+    let pieces = row.chunks(60_000).count();
+    script = script.server(packets(6, [b"\x011", EOF]));
+    check(script, &[&format!("COM_QUERY [select a from t] ok rows 2 affected - 1+{}", pieces + 2)]);
+}
+
+#[test]
+fn hole_inside_a_row_keeps_the_framing() {
+    let answer = packets(1, [b"\x01", COLUMN, EOF, &[b'x'; 3000], b"\x012", EOF]);
+    let script = Script::joined()
+        .client(query("select a from t"))
+        .server(&answer[..1000])
+        .server(&answer[1000..2000])
+        .unseen()
+        .server(&answer[2000..])
+        .client(query("select 1"))
+        .server(packet(1, OK));
+    check(script, &["COM_QUERY [select a from t] ok rows 2 affected - 1+3 partial", "COM_QUERY [select 1] ok rows - affected 1 1+1"]);
+}
+
+#[test]
+fn lost_answer_is_left_out() {
+    let script = Script::joined()
+        .client(query("select 1"))
+        .server(packet(1, OK))
+        .client(query("select 2"))
+        .server(classic(1))
+        .unseen()
+        .client(query("select 3"))
+        .server(packet(1, OK));
+    let outcome = read(&script.sent, true, show);
+    assert_eq!(outcome.lines, ["COM_QUERY [select 1] ok rows - affected 1 1+1", "COM_QUERY [select 3] ok rows - affected 1 1+1"]);
+    assert_eq!(outcome.incidents(Incident::AnswerLost), 1);
+}
+
+#[test]
+fn refused_before_the_greeting() {
+    let refusal = packet(0, b"\xff\x10\x04Too many connections");
+    let outcome = read(&Script::opened().server(refusal).finish(false).sent, true, show);
+    assert_eq!(outcome.lines, ["CONNECT [] server_error 1040 rows - affected - ?+?"]);
+    assert_eq!(outcome.discarded(Discard::Unpaired), 0);
+}
+
+#[test]
+fn length_encoded_integers() {
+    let cases: [(&[u8], Option<u64>); 7] = [
+        (&[0xfa], Some(250)),
+        (&[0xfc, 0xfb, 0], Some(251)),
+        (&[0xfd, 1, 2, 3], Some(0x03_0201)),
+        (&[0xfe, 1, 0, 0, 0, 0, 0, 0, 0x80], Some(0x8000_0000_0000_0001)),
+        (&[0xfb], None),
+        (&[0xff], None),
+        (&[0xfc, 1], None),
+    ];
+    for (bytes, value) in cases {
+        assert_eq!(Fields(bytes).length_encoded(), value, "{bytes:?}");
+    }
+    assert_eq!(Fields(&[0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]).text(), None);
+    assert_eq!(Header::parse(&[1, 2, 3]), None);
+}
+
+#[test]
+fn query_attributes_are_passed_over() {
+    let named = b"\x01\x01\0\x01\xfe\0\x05trace\x03abcselect 1";
+    for capabilities in [None, Some(u64::MAX)] {
+        assert_eq!(command::statement(named, capabilities).map(|found| found.statement), Some(&b"select 1"[..]));
+        assert_eq!(command::statement(b"\0\x01select 1", capabilities).map(|found| found.statement), Some(&b"select 1"[..]));
+    }
+    assert_eq!(command::statement(b"select 1", None).map(|found| found.statement), Some(&b"select 1"[..]));
+}
+
+#[test]
+fn the_statement_used_longest_ago_goes_first() {
+    let mut session = Session::default();
+    for id in 1..=1024 {
+        let mut statement = session.blank_statement();
+        statement.text.push_str("select 1");
+        session.prepare(id, statement);
+    }
+    assert!(session.statement(1).is_some());
+    let statement = session.blank_statement();
+    session.prepare(5000, statement);
+    assert_eq!(session.evicted, 1);
+    assert!(session.statement(1).is_some() && session.statement(5000).is_some() && session.statement(2).is_none());
+}
+
+#[test]
+fn session_follows_statements() {
+    let mut session = Session::default();
+    for (statement, schema) in [("USE shop", "shop"), ("use `other`;", "other"), ("useful", "other"), ("SELECT 1", "other")] {
+        session.follow(statement);
+        assert_eq!(session.schema, schema, "{statement}");
+    }
+}
+
+// The rest reads captures of real servers and clients (tests/captures/mysql, see make.sh there).
+
+type Seen = (String, String, Option<u64>, Option<u64>, Option<u64>, Option<u64>, String);
+
+/// Packets of a capture with their times.
+fn capture(name: &str) -> Vec<(u64, Vec<u8>)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/captures/mysql").join(name);
+    let mut reader = LegacyPcapReader::new(1 << 20, std::fs::File::open(path).unwrap()).unwrap();
+    let mut packets = Vec::new();
+    loop {
+        match reader.next() {
+            Ok((offset, block)) => {
+                if let PcapBlockOwned::Legacy(packet) = block {
+                    packets.push((u64::from(packet.ts_sec) * 1_000_000_000 + u64::from(packet.ts_usec) * 1000, packet.data.to_vec()));
+                }
+                reader.consume(offset);
+            }
+            Err(PcapError::Eof) => return packets,
+            Err(PcapError::Incomplete(_)) => reader.refill().map(|_| ()).unwrap(),
+            Err(error) => panic!("{name}: {error:?}"),
+        }
+    }
+}
+
+/// Records by time; a partial one has no key of its own to compare.
+fn records<'a>(packets: impl Iterator<Item = &'a (u64, Vec<u8>)>) -> (HashMap<(u64, u64), Seen>, usize) {
+    let mut pipeline = Pipeline::new(PipelineConfig { unmask: true, ..PipelineConfig::default() });
+    let (mut whole, mut partial) = (HashMap::new(), 0);
+    let mut take = |pipeline: &mut Pipeline| {
+        while let Some(record) = pipeline.next_record() {
+            if record.completeness == Completeness::Partial {
+                partial += 1;
+                continue;
+            }
+            let key = (record.timestamp, record.tcp_request_sequence.unwrap_or(0));
+            let seen = (
+                record.mysql_command.to_owned(),
+                record.status.to_string(),
+                record.time_to_first_byte_ns,
+                record.time_to_last_byte_ns,
+                record.db_response_returned_rows,
+                record.db_response_affected_rows,
+                record.db_query_text.to_owned(),
+            );
+            whole.insert(key, seen);
+        }
+    };
+    for (timestamp_ns, data) in packets {
+        pipeline.handle_packet(&CapturedPacket {
+            timestamp_ns: *timestamp_ns,
+            interface: 0,
+            link_type: LinkType::Ethernet,
+            data,
+            original_length: data.len() as u32,
+        });
+        take(&mut pipeline);
+    }
+    pipeline.finish();
+    take(&mut pipeline);
+    (whole, partial)
+}
+
+const CAPTURES: [&str; 8] =
+    ["client.pcap", "cursor.pcap", "direct.pcap", "error-in-rows.pcap", "infile.pcap", "latin1.pcap", "prepared.pcap", "pymysql.pcap"];
+
+/// True if a record is one of those that the whole capture gives, save for a statement whose PREPARE was not seen, or letters in a
+/// character set that was agreed on before.
+fn is_known(known: &HashMap<(u64, u64), Seen>, key: &(u64, u64), seen: &Seen) -> bool {
+    known.get(key).is_some_and(|known| {
+        let text = seen.6.is_empty() || seen.6 == known.6 || seen.6.contains('\u{fffd}');
+        text && (&seen.0, &seen.1, seen.2, seen.3, seen.4, seen.5) == (&known.0, &known.1, known.2, known.3, known.4, known.5)
+    })
+}
+
+/// True if another packet carries the same bytes again: without the first one, the copy's time is all there is to know.
+fn is_copied(packets: &[(u64, Vec<u8>)], index: usize) -> bool {
+    // Ethernet, IPv4 without options; behind a TCP header with time stamps come the bytes.
+    const SEQUENCE: std::ops::Range<usize> = 38..42;
+    const HEADERS: usize = 14 + 20 + 32;
+    let one = &packets[index].1;
+    let same = |other: &Vec<u8>| other.get(SEQUENCE) == one.get(SEQUENCE) && other.get(HEADERS..) == one.get(HEADERS..);
+    one.len() > HEADERS && packets.iter().filter(|(_, other)| same(other)).count() > 1
+}
+
+#[test]
+fn a_lost_packet_never_makes_a_false_record() {
+    for name in CAPTURES {
+        let packets = capture(name);
+        let (known, partial) = records(packets.iter());
+        assert!(partial == 0 && known.len() >= 6, "{name}: {} records, {partial} partial", known.len());
+        for lost in (0..packets.len()).filter(|lost| !is_copied(&packets, *lost)) {
+            let (whole, _) = records(packets.iter().enumerate().filter(|(index, _)| *index != lost).map(|(_, packet)| packet));
+            for (key, seen) in &whole {
+                assert!(is_known(&known, key, seen), "{name} without packet {lost}: {seen:?} instead of {:?}", known.get(key));
+            }
+            // What the packet touched, and a pipelined batch that it belonged to; behind a greeting that was lost, the login.
+            assert!(whole.len() + 4 >= known.len(), "{name} without packet {lost}: {} of {}", whole.len(), known.len());
+        }
+    }
+}
+
+#[test]
+fn joined_anywhere_only_true_records_are_made() {
+    for name in CAPTURES {
+        let packets = capture(name);
+        let (known, _) = records(packets.iter());
+        for start in 1..packets.len() {
+            let (whole, _) = records(packets.iter().skip(start));
+            for (key, seen) in &whole {
+                assert!(is_known(&known, key, seen), "{name} from packet {start}: {seen:?} instead of {:?}", known.get(key));
+            }
+        }
+    }
+}

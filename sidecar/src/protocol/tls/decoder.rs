@@ -73,14 +73,14 @@ impl Decoder for Tls {
         Progress::Consumed(input.data.len())
     }
 
-    fn gap(&mut self, gap: &Gap, _out: &mut Output<'_>) {
+    fn gap(&mut self, gap: &Gap<'_>, _out: &mut Output<'_>) {
         self.awaited[gap.sender as usize] = false;
         if let Some(exchange) = &mut self.exchange {
             let part = match gap.sender {
                 Sender::Client => &mut exchange.request,
                 Sender::Server => &mut exchange.response,
             };
-            part.bytes += gap.length;
+            part.bytes += gap.before.map_or(0, |before| before.data.len() as u64) + gap.length;
             part.lost += if gap.skipped { 0 } else { gap.length };
             exchange.partial |= !gap.skipped;
         }

@@ -1,0 +1,61 @@
+//! What is kept of a request: target and header fields.
+
+use super::super::Exchange;
+use super::super::exchange::{Header, HttpDetail};
+use super::frame::LengthFields;
+
+/// Longest value of a header that is kept.
+pub(super) const MAX_VALUE: usize = 1024;
+/// Longest path or query that is kept.
+const MAX_TARGET: usize = 4096;
+
+/// At most the first `limit` bytes.
+pub(super) fn cut(value: &[u8], limit: usize) -> &[u8] {
+    value.get(..limit).unwrap_or(value)
+}
+
+/// Splits a request target (RFC 9112, 3.2) into what is kept.
+pub(super) fn target(exchange: &mut Exchange, detail: &mut HttpDetail, target: &str) {
+    let (authority, rest) = if detail.is_connect {
+        (target, "")
+    } else if let Some((_, after)) = target.split_once("://").filter(|_| !target.starts_with('/')) {
+        let slash = after.find(['/', '?']).unwrap_or(after.len());
+        after.split_at(slash)
+    } else {
+        ("", target)
+    };
+    let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+    // User and password in an authority are credentials.
+    let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    detail.authority = exchange.put(cut(authority.as_bytes(), MAX_VALUE));
+    detail.path = exchange.put(cut(path.as_bytes(), MAX_TARGET));
+    detail.query = exchange.put(cut(query.as_bytes(), MAX_TARGET));
+}
+
+/// Keeps one header field, or takes note of the length it tells.
+pub(super) fn request_header(exchange: &mut Exchange, detail: &mut HttpDetail, lengths: &mut LengthFields, header: &httparse::Header<'_>) {
+    let name = header.name;
+    let is = |wanted: &str| name.eq_ignore_ascii_case(wanted);
+    let kept = match name.len() {
+        2 if is("b3") => Header::B3,
+        3 if is("sw8") => Header::Sw8,
+        4 if is("host") => Header::Host,
+        9 if is("forwarded") => Header::Forwarded,
+        9 if is("x-real-ip") => Header::XRealIp,
+        10 if is("user-agent") => Header::UserAgent,
+        11 if is("traceparent") => Header::Traceparent,
+        11 if is("x-b3-spanid") => Header::B3SpanId,
+        12 if is("content-type") => Header::ContentType,
+        12 if is("x-b3-traceid") => Header::B3TraceId,
+        12 if is("x-request-id") => Header::XRequestId,
+        13 if is("uber-trace-id") => Header::UberTraceId,
+        14 if is("content-length") => return lengths.content_length(header.value),
+        15 if is("x-forwarded-for") => Header::XForwardedFor,
+        17 if is("transfer-encoding") => return lengths.transfer_encoding(header.value),
+        _ => return,
+    };
+    // Of repeated headers the first counts, as with most servers.
+    if detail.headers[kept as usize] == Default::default() {
+        detail.headers[kept as usize] = exchange.put(cut(header.value, MAX_VALUE));
+    }
+}
