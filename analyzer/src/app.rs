@@ -242,6 +242,7 @@ impl Work {
                 Ok(resume) => return Some(resume),
                 Err(error) => {
                     self.telemetry.store_error(&error);
+                    self.telemetry.set_dependency(Dependency::SegmentLog, Err(format!("cannot go on: {error}")));
                     tracing::warn!(%error, "cannot read where to go on");
                 }
             }

@@ -22,13 +22,13 @@ struct Sent {
     by_endpoint: BTreeMap<(String, String), u64>,
 }
 
-fn batches(count: u64) -> Sent {
+fn batches(count: u64, records: u64) -> Sent {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64;
     let resource = Resource { k8s_pod_name: "shop-1".to_owned(), k8s_namespace_name: "it's".to_owned(), ..Resource::default() };
     let mut builder = BatchBuilder::new("sender".to_owned(), [9; 16], resource);
     let mut sent = Sent { batches: Vec::new(), by_endpoint: BTreeMap::new() };
     for sequence in 1..=count {
-        for number in 0..100u64 {
+        for number in 0..records {
             let http = number % 2 == 0;
             let status = if number % 10 == 0 { Status::ServerError } else { Status::Ok };
             let (template, fingerprint) = if http { ("/items/{id}", "") } else { ("", "select name from items where id = ?") };
@@ -54,7 +54,7 @@ fn batches(count: u64) -> Sent {
             let endpoint = if http { "GET /items/{id}" } else { fingerprint };
             *sent.by_endpoint.entry((endpoint.to_owned(), status.as_str().to_owned())).or_default() += 1;
         }
-        let counters = vec![CounterSample { name: "podtap_records_total".to_owned(), reason: String::new(), value: sequence * 100 }];
+        let counters = vec![CounterSample { name: "podtap_records_total".to_owned(), reason: String::new(), value: sequence * records }];
         sent.batches.push(builder.finish(sequence, now, counters));
     }
     sent
@@ -95,7 +95,7 @@ async fn what_was_sent_is_what_sql_counts() {
     let client = Client::default().with_url(&url).with_database("podtap");
     let mut analyzer = bench.analyzer(&url, &ports, &[]);
     ready(&ports).await;
-    let sent = batches(60);
+    let sent = batches(60, 100);
     deliver(&ports, &sent.batches[..20]).await.expect("acknowledged");
     // Killed in the middle, and everything is sent again.
     for end in [40, 60] {
@@ -122,6 +122,33 @@ async fn what_was_sent_is_what_sql_counts() {
     bench.signal(analyzer, "TERM");
     let status = tokio::task::block_in_place(|| bench.processes[analyzer].wait()).unwrap();
     assert!(status.success(), "{status}: {}", bench.log());
+}
+
+/// Blocks are complete by then: the new process goes on behind them, with the marks of their senders.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_goes_on_behind_complete_blocks() {
+    let mut bench = Bench::new("grpc-restart");
+    let url = bench.clickhouse();
+    let ports = Ports::free();
+    let client = Client::default().with_url(&url).with_database("podtap");
+    let sent = batches(4_500, 2);
+    let analyzer = bench.analyzer(&url, &ports, &[]);
+    ready(&ports).await;
+    deliver(&ports, &sent.batches[..2_500]).await.expect("acknowledged");
+    let count = async |sql: &str| client.query(sql).fetch_one::<u64>().await.unwrap();
+    let red = "SELECT sum(count) FROM red";
+    until("the first blocks are stored", async || (count(red).await == 5_000).then_some(())).await;
+    bench.kill(analyzer);
+    bench.analyzer(&url, &ports, &[]);
+    ready(&ports).await;
+    // The last hundred come twice.
+    deliver(&ports, &sent.batches[2_400..]).await.expect("acknowledged");
+    until("all is stored", async || (count(red).await >= 9_000).then_some(())).await;
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    assert_eq!((count(red).await, count("SELECT count() FROM requests FINAL").await), (9_000, 9_000));
+    assert_eq!(count("SELECT sum(duplicate_batches) FROM ingest_blocks FINAL").await, 100);
+    assert_eq!(count("SELECT sum(missing_batches) FROM ingest_blocks FINAL").await, 0);
+    assert_eq!(count("SELECT count() FROM ingest_blocks FINAL WHERE complete = 1").await, 2);
 }
 
 async fn check_values(client: &Client) {

@@ -346,11 +346,11 @@ impl Session<'_> {
         self.partitions.clear();
         self.commits.clear();
         self.paused = false;
+        self.joined = false;
         // Answers to jobs of the assignment before find nobody.
         (self.done, self.written) = std_mpsc::channel();
         let Event::Assigned(numbers) = event else { return };
         tracing::info!(partitions = ?numbers, "partitions assigned");
-        self.joined = true;
         let (store, sender, generation) = (Arc::clone(&self.reading.store), self.resumed_sender.clone(), self.generation);
         let telemetry = Arc::clone(&self.reading.telemetry);
         let ids: Vec<_> = numbers.into_iter().map(|number| (number, self.id(number))).collect();
@@ -403,6 +403,7 @@ impl Session<'_> {
             self.partitions.insert(number, Partition::new(PartitionFold::resume(self.id(number), from), "kafka"));
         }
         self.consumer.assign(&assignment)?;
+        self.joined = true;
         Ok(())
     }
 
@@ -460,7 +461,7 @@ impl Session<'_> {
         let state = match &self.refused {
             Some(problem) => Err(problem.clone()),
             None if !context.broker_up.load(Ordering::Relaxed) => Err(format!("no broker of {} is up", self.reading.config.brokers)),
-            None if !self.joined => Err("waiting for partitions".to_owned()),
+            None if !self.joined => Err("waiting for partitions and their manifests".to_owned()),
             None => Ok(()),
         };
         self.reading.telemetry.set_dependency(Dependency::Kafka, state);
