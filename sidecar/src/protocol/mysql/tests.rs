@@ -277,6 +277,66 @@ fn capture(name: &str) -> Vec<(u64, Vec<u8>)> {
     }
 }
 
+/// Every record of every capture, as in `records.txt` beside them; `UPDATE_GOLDEN=1` writes it anew, for `git diff` to show.
+#[test]
+fn captures_give_their_records() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/captures/mysql");
+    let mut names: Vec<String> =
+        std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.retain(|name| name.ends_with(".pcap"));
+    names.sort();
+    let mut found = String::new();
+    for name in names {
+        let mut pipeline = Pipeline::new(PipelineConfig { unmask: true, ..PipelineConfig::default() });
+        found += &format!("# {name}\n");
+        for (timestamp_ns, data) in capture(&name) {
+            pipeline.handle_packet(&packet_of(timestamp_ns, &data));
+            drain(&mut pipeline, &mut found);
+        }
+        pipeline.finish();
+        drain(&mut pipeline, &mut found);
+        for figure in pipeline.account() {
+            if figure.value > 0 && ["podtap_discarded_bytes_total", "podtap_incidents_total"].contains(&figure.name) {
+                found += &format!("{} {} {}\n", figure.name, figure.label, figure.value);
+            }
+        }
+    }
+    let golden = folder.join("records.txt");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&golden, &found).unwrap();
+    }
+    let expected = std::fs::read_to_string(&golden).unwrap();
+    for (found, expected) in found.lines().zip(expected.lines()) {
+        assert_eq!(found, expected);
+    }
+    assert_eq!(found.lines().count(), expected.lines().count());
+}
+
+fn drain(pipeline: &mut Pipeline, lines: &mut String) {
+    while let Some(record) = pipeline.next_record() {
+        let text: String = record.db_query_text.chars().take(120).collect();
+        let record = RequestRecord { db_query_text: &text, ..record };
+        let line = format!(
+            "{} | {} {} {} | {}+{} bytes | {} {} {}",
+            show(&record),
+            record.db_system_name,
+            record.db_user,
+            record.db_namespace,
+            record.request_bytes,
+            record.response_bytes,
+            record.db_response_sqlstate,
+            record.db_response_message,
+            record.db_query_parameters.join(","),
+        );
+        *lines += line.trim_end_matches([' ', '|']);
+        lines.push('\n');
+    }
+}
+
+fn packet_of(timestamp_ns: u64, data: &[u8]) -> CapturedPacket<'_> {
+    CapturedPacket { timestamp_ns, interface: 0, link_type: LinkType::Ethernet, data, original_length: data.len() as u32 }
+}
+
 /// Records by time; a partial one has no key of its own to compare.
 fn records<'a>(packets: impl Iterator<Item = &'a (u64, Vec<u8>)>) -> (HashMap<(u64, u64), Seen>, usize) {
     let mut pipeline = Pipeline::new(PipelineConfig { unmask: true, ..PipelineConfig::default() });
@@ -301,13 +361,7 @@ fn records<'a>(packets: impl Iterator<Item = &'a (u64, Vec<u8>)>) -> (HashMap<(u
         }
     };
     for (timestamp_ns, data) in packets {
-        pipeline.handle_packet(&CapturedPacket {
-            timestamp_ns: *timestamp_ns,
-            interface: 0,
-            link_type: LinkType::Ethernet,
-            data,
-            original_length: data.len() as u32,
-        });
+        pipeline.handle_packet(&packet_of(*timestamp_ns, data));
         take(&mut pipeline);
     }
     pipeline.finish();
