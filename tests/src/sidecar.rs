@@ -10,7 +10,7 @@ use crate::run::{Run, binary};
 use crate::{Failure, Result, http};
 
 /// Port of /metrics in the pod.
-const ADMIN_PORT: u16 = 9871;
+pub const ADMIN_PORT: u16 = 9871;
 
 /// The way the records go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -53,7 +53,7 @@ fn it_shows_everything_and_leaves_nothing_also_after_it_was_killed() -> Result<(
 
     let output = run_to_end(&run, &Spec::new(binary("podtap-demo")?, ["--duration", DURATION]), Duration::from_secs(200))?;
     assert_eq!(output.code, 0, "{}\n{}", output.stdout, output.stderr);
-    for part in ["GET /items/{id}", "SIDECAR", "PaymentsFailing", "\"version\": \"4\"", "curl", "✓"] {
+    for part in ["GET /items/{id}", "SIDECAR", "PaymentsFailing", "\"version\":\"4\"", "curl", "✓"] {
         assert!(output.stdout.contains(part), "{part:?} is not in: {}", output.stdout);
     }
     assert!(!output.stdout.contains('\x1b'), "no colours and no cursor movements where there is no terminal");

@@ -29,6 +29,8 @@ impl Checklist {
         self.note("SQL errors", figures.commands.iter().any(|(_, _, failed)| *failed > 0));
         let fingerprints = figures.lines.iter().filter(|line| line.protocol == "mysql" && line.endpoint.contains('?')).count();
         self.note("SQL fingerprints with their latencies", fingerprints >= 4);
+        let failing = figures.lines.iter().any(|line| line.endpoint.contains("payment_ledger") && line.error_share() > 0.2);
+        self.note("the statement behind GET /payments/{id} fails", failing);
         let sidecar = &figures.sidecar;
         self.note(
             "the sidecar's packets, records and acknowledgements",

@@ -73,13 +73,15 @@ impl Screen {
         if !self.terminal {
             if self.printed.is_none_or(|printed| printed.elapsed() >= PLAIN_STEP) {
                 self.printed = Some(Instant::now());
-                println!("\n{}", self.frame(stage, figures, moment, DEFAULT_WIDTH));
+                println!("\n{}", self.frame(stage, figures, moment, DEFAULT_WIDTH, usize::MAX));
             }
             return;
         }
         let (width, height) = terminal_size();
-        let frame = self.frame(stage, figures, moment, width.min(MAX_WIDTH));
-        // A frame that scrolls could not be redrawn in place: what is lower than the terminal waits for the last one.
+        let width = width.min(MAX_WIDTH);
+        let frame = self.frame(stage, figures, moment, width, height.saturating_sub(1));
+        self.last = self.frame(stage, figures, moment, width, usize::MAX);
+        // A frame that scrolls could not be redrawn in place: what does not fit waits for the last one.
         let visible: Vec<&str> = frame.lines().take(height.saturating_sub(1)).collect();
         let mut output = String::new();
         if self.drawn > 0 {
@@ -93,7 +95,6 @@ impl Screen {
             output.push('\n');
         }
         self.drawn = visible.len();
-        self.last = frame;
         print!("{output}");
         let _ = std::io::stdout().flush();
     }
@@ -107,8 +108,7 @@ impl Screen {
         }
     }
 
-    fn frame(&self, stage: &Stage, figures: &Figures, moment: &Moment, width: usize) -> String {
-        let mut lines = Vec::new();
+    fn frame(&self, stage: &Stage, figures: &Figures, moment: &Moment, width: usize, height: usize) -> String {
         let clock = match moment.duration {
             Some(duration) => format!("{} of {}", time(moment.elapsed), time(duration)),
             None => time(moment.elapsed),
@@ -116,23 +116,25 @@ impl Screen {
         let heading = format!("Podtap  {}", stage.pod.namespace());
         let facts = format!("source {} · transport {} · {clock}", figures.sidecar.source, stage.transport);
         let gap = width.saturating_sub(heading.chars().count() + facts.chars().count());
-        lines.push(format!("{}{}{}", self.paint(BOLD, &heading), " ".repeat(gap.max(2)), self.paint(CYAN, &facts)));
-        lines.push(String::new());
-        self.table(figures, width, &mut lines);
-        lines.push(String::new());
-        lines.push(self.sidecar(&figures.sidecar));
-        self.story(figures, moment, width, &mut lines);
-        lines.push(String::new());
-        self.offers(stage, &mut lines);
+        let mut lines =
+            vec![format!("{}{}{}", self.paint(BOLD, &heading), " ".repeat(gap.max(2)), self.paint(CYAN, &facts)), String::new()];
+        let mut below = vec![String::new(), self.sidecar(&figures.sidecar)];
+        self.story(figures, moment, width, &mut below);
+        below.push(String::new());
+        self.offers(stage, &mut below);
         if let Some(trouble) = &figures.trouble {
-            lines.push(self.paint(YELLOW, &cut(&format!("figures are old: {trouble}"), width)));
+            below.push(self.paint(YELLOW, &cut(&format!("figures are old: {trouble}"), width)));
         }
+        // Heading and the line between the protocols.
+        let room = height.saturating_sub(lines.len() + below.len() + 2);
+        self.table(&worth_showing(&figures.lines, room), width, &mut lines);
+        lines.extend(below);
         let mut frame = lines.join("\n");
         frame.push('\n');
         frame
     }
 
-    fn table(&self, figures: &Figures, width: usize, lines: &mut Vec<String>) {
+    fn table(&self, shown: &[&Line], width: usize, lines: &mut Vec<String>) {
         // All other columns with the blanks between them.
         let endpoint_width = width.saturating_sub(10 + 9 + 8 + 4 * 9 + 3).max(24);
         let heading = format!(
@@ -147,11 +149,11 @@ impl Screen {
             "MAX"
         );
         lines.push(self.paint(DIM, &heading));
-        if figures.lines.is_empty() {
+        if shown.is_empty() {
             lines.push("waiting for the first windows ...".to_owned());
         }
         let mut protocol = "";
-        for line in &figures.lines {
+        for line in shown {
             if !protocol.is_empty() && line.protocol != protocol {
                 lines.push(String::new());
             }
@@ -209,11 +211,9 @@ impl Screen {
         let Some(notification) = figures.notifications.last() else { return };
         let what = format!("POST {} as received, {} so far:", notification.path, figures.notifications.len());
         lines.push(format!("{} {what}", self.paint(CYAN, "WEBHOOK")));
-        let body = match serde_json::from_str::<serde_json::Value>(&notification.body) {
-            Ok(value) => serde_json::to_string_pretty(&compact(&value)).unwrap_or_default(),
-            Err(_) => notification.body.clone(),
-        };
-        lines.extend(body.lines().map(|line| self.paint(DIM, &cut(&format!("  {line}"), width))));
+        let characters: Vec<char> = notification.body.trim().chars().collect();
+        let wrapped = characters.chunks(width.saturating_sub(8).max(20)).map(|line| line.iter().collect::<String>());
+        lines.extend(wrapped.map(|line| format!("        {}", self.paint(DIM, &line))));
     }
 
     fn alarm(&self, alarm: &Row, width: usize) -> String {
@@ -264,15 +264,16 @@ impl Drop for Screen {
     }
 }
 
-/// The body with its longest texts cut, so that it fits.
-fn compact(value: &serde_json::Value) -> serde_json::Value {
-    use serde_json::Value;
-    match value {
-        Value::String(text) => Value::String(cut(text, 100)),
-        Value::Array(items) => Value::Array(items.iter().map(compact).collect()),
-        Value::Object(fields) => Value::Object(fields.iter().map(|(name, value)| (name.clone(), compact(value))).collect()),
-        other => other.clone(),
-    }
+/// The lines that fit: those that fail first, then the most frequent, in their order.
+fn worth_showing(lines: &[Line], room: usize) -> Vec<&Line> {
+    let mut order: Vec<usize> = (0..lines.len()).collect();
+    order.sort_by(|left, right| {
+        let worth = |index: &usize| (lines[*index].error_share() > 0.2, lines[*index].rate);
+        worth(right).partial_cmp(&worth(left)).unwrap_or(std::cmp::Ordering::Equal)
+    });
+    order.truncate(room.max(5));
+    order.sort_unstable();
+    order.into_iter().map(|index| &lines[index]).collect()
 }
 
 fn cut(text: &str, width: usize) -> String {
@@ -320,6 +321,15 @@ fn terminal_size() -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_low_terminal_shows_what_fails_and_what_is_frequent() {
+        let line = |endpoint: &str, rate, errors| Line { endpoint: endpoint.to_owned(), rate, requests: 10, errors, ..Line::default() };
+        let lines: Vec<_> = (0..8).map(|number| line(&number.to_string(), f64::from(number), u64::from(number == 1) * 9)).collect();
+        let shown: Vec<_> = worth_showing(&lines, 5).iter().map(|line| line.endpoint.as_str()).collect();
+        assert_eq!(shown, ["1", "4", "5", "6", "7"]);
+        assert_eq!(worth_showing(&lines, usize::MAX).len(), 8);
+    }
 
     #[test]
     fn figures_are_readable() {
