@@ -16,6 +16,8 @@ use crate::{Context, Failure, Result, wait};
 const RANGE: u32 = u32::from_be_bytes([198, 18, 0, 0]);
 /// How many /30 networks it has.
 const NETWORKS: u32 = 1 << 15;
+/// Prefix of the host's ends; the rest is `<pid>-<number>`.
+pub const INTERFACE_PREFIX: &str = "pt";
 /// How many networks are tried before giving up.
 const ATTEMPTS: u32 = 64;
 
@@ -40,7 +42,7 @@ impl Pod {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let namespace = format!("{NAMESPACE_PREFIX}{}-{number}", run.name());
         let pid = std::process::id();
-        let veth = format!("pt{pid}-{number}");
+        let veth = format!("{INTERFACE_PREFIX}{pid}-{number}");
         ip(&["netns", "add", &namespace])?;
         let mut pod = Self { namespace, host: Ipv4Addr::UNSPECIFIED, inside: Ipv4Addr::UNSPECIFIED };
         let inside = pod.namespace.clone();

@@ -125,6 +125,32 @@ fn own_folder() -> Result<PathBuf> {
     Ok(folder.to_owned())
 }
 
+/// What runs whose owner is dead have left: processes, namespaces, interfaces, scratch folders.
+pub fn leftovers() -> Result<Vec<String>> {
+    let mut left = Vec::new();
+    for (pid, mark) in marked_processes() {
+        if !lives(&mark) {
+            left.push(format!("process {pid} of {mark}"));
+        }
+    }
+    for folder in ["/run/netns".into(), "/sys/class/net".into(), target_folder()?.join(FOLDER)] {
+        let Ok(entries) = fs::read_dir(&folder) else { continue };
+        for name in entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned())) {
+            let dead = match name.strip_prefix(NAMESPACE_PREFIX).and_then(|rest| rest.rsplit_once('-')) {
+                Some((owner, _)) => !lives(owner),
+                None => match name.strip_prefix(crate::pod::INTERFACE_PREFIX).and_then(|rest| rest.split_once('-')) {
+                    Some((pid, number)) => number.parse::<u32>().is_ok() && pid.parse().is_ok_and(|pid| start_time(pid).is_none()),
+                    None => name.starts_with(|first: char| first.is_ascii_digit()) && !lives(&name),
+                },
+            };
+            if dead {
+                left.push(folder.join(name).display().to_string());
+            }
+        }
+    }
+    Ok(left)
+}
+
 fn target_folder() -> Result<PathBuf> {
     let folder = own_folder()?;
     Ok(folder.parent().context("this executable is not in target/<profile>/")?.to_owned())
@@ -169,9 +195,8 @@ fn remove_leftovers(root: &Path) -> Result<()> {
 
 /// Kills every process that carries the mark of a dead run, and waits until they are gone.
 fn remove_processes(name: &str) -> Result<()> {
-    let mark = format!("{MARK}={name}");
     wait::until_true(&format!("ending the processes of the dead run {name}"), Duration::from_secs(10), || {
-        let left: Vec<i32> = marked_processes(&mark);
+        let left: Vec<i32> = marked_processes().into_iter().filter(|(_, mark)| mark == name).map(|(pid, _)| pid).collect();
         for pid in &left {
             // SAFETY: plain system call; the pid was read a moment ago and carries the mark of a dead run.
             unsafe { libc::kill(*pid, libc::SIGKILL) };
@@ -180,14 +205,17 @@ fn remove_processes(name: &str) -> Result<()> {
     })
 }
 
-fn marked_processes(mark: &str) -> Vec<i32> {
+/// All processes that carry a mark, with it. (nginx writes its title over its environment: its namespace finds it.)
+fn marked_processes() -> Vec<(i32, String)> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| {
+        .filter_map(|pid| {
             // Unreadable means another user's, or gone: neither is ours.
-            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+            let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+            let mut variables = environment.split(|byte| *byte == 0);
+            let mark = variables.find_map(|variable| variable.strip_prefix(MARK.as_bytes())?.strip_prefix(b"="))?;
+            Some((pid, String::from_utf8_lossy(mark).into_owned()))
         })
         .collect()
 }

@@ -5,37 +5,18 @@ use std::fs;
 use std::time::Duration;
 
 use podtap_tests::process::{Process, Spec, run_to_end};
-use podtap_tests::run::{Run, binary};
+use podtap_tests::run::{Run, binary, leftovers};
 use podtap_tests::system::alone;
-use podtap_tests::{Context, Result, wait};
+use podtap_tests::{Context, Failure, Result, wait};
 
 /// Long enough for windows, the deployment that goes wrong, and the alarm.
 const DURATION: &str = "60s";
 
-/// Namespaces, interfaces, scratch folders of runs and processes that a demo may have made.
-fn traces() -> Result<BTreeSet<String>> {
-    let mut traces = BTreeSet::new();
-    for folder in ["/run/netns", "/sys/class/net"] {
-        let Ok(entries) = fs::read_dir(folder) else { continue };
-        traces.extend(entries.filter_map(|entry| Some(entry.ok()?.path().display().to_string())));
-    }
-    for entry in fs::read_dir("/proc").context("reading /proc")?.filter_map(std::result::Result::ok) {
-        let Ok(command) = fs::read(entry.path().join("cmdline")) else { continue };
-        let command = String::from_utf8_lossy(&command).replace('\0', " ");
-        let ours = ["podtap-", "nginx: ", "mariadbd ", "kafka.Kafka"].iter().any(|name| command.contains(name));
-        // Of a process only that it is there: the test itself is one, and so is whoever runs the tests.
-        if ours && entry.file_name().to_string_lossy().parse::<u32>().is_ok_and(|pid| pid != std::process::id()) {
-            traces.insert(format!("{} {command}", entry.file_name().to_string_lossy()));
-        }
-    }
-    Ok(traces)
-}
-
-/// Waits until there is nothing that was not there before.
-fn must_leave_nothing(before: &BTreeSet<String>) -> Result<()> {
-    wait::until_true("nothing is left of the demo", Duration::from_secs(20), || {
-        let left: Vec<_> = traces()?.difference(before).cloned().collect();
-        if left.is_empty() { Ok(true) } else { Err(podtap_tests::Failure(format!("left: {left:#?}"))) }
+/// Waits until nothing is there that belongs to a run whose process has ended.
+fn must_leave_nothing() -> Result<()> {
+    wait::until_true("nothing is left of the demo", Duration::from_secs(20), || match leftovers()? {
+        left if left.is_empty() => Ok(true),
+        left => Err(Failure(format!("left: {left:#?}"))),
     })
 }
 
@@ -43,13 +24,13 @@ fn must_leave_nothing(before: &BTreeSet<String>) -> Result<()> {
 fn it_shows_everything_and_leaves_nothing_also_after_it_was_killed() -> Result<()> {
     let _alone = alone();
     let run = Run::start()?;
-    let before = traces()?;
     let files = temporary_files()?;
 
     // Killed half way: its children die with it, what it could not remove waits for the next start.
     let demo = Process::start(&run, "killed-demo", &Spec::new(binary("podtap-demo")?, ["--duration", DURATION]))?;
     demo.until("the demo shows its table", Duration::from_secs(90), || Ok(demo.log().contains("SIDECAR").then_some(())))?;
     demo.kill()?;
+    assert!(!leftovers()?.is_empty(), "killed, the demo cannot have removed its namespace");
 
     let output = run_to_end(&run, &Spec::new(binary("podtap-demo")?, ["--duration", DURATION]), Duration::from_secs(200))?;
     assert_eq!(output.code, 0, "{}\n{}", output.stdout, output.stderr);
@@ -57,14 +38,14 @@ fn it_shows_everything_and_leaves_nothing_also_after_it_was_killed() -> Result<(
         assert!(output.stdout.contains(part), "{part:?} is not in: {}", output.stdout);
     }
     assert!(!output.stdout.contains('\x1b'), "no colours and no cursor movements where there is no terminal");
-    must_leave_nothing(&before)?;
+    must_leave_nothing()?;
 
     // Ctrl-C is an orderly end too.
     let demo = Process::start(&run, "interrupted-demo", &Spec::new(binary("podtap-demo")?, Vec::<&str>::new()))?;
     demo.until("the demo shows its table", Duration::from_secs(90), || Ok(demo.log().contains("SIDECAR").then_some(())))?;
     demo.signal(libc::SIGINT);
     assert_eq!(demo.wait(Duration::from_secs(40))?.code(), Some(0), "{}", demo.log_tail());
-    must_leave_nothing(&before)?;
+    must_leave_nothing()?;
     assert_eq!(temporary_files()?, files);
     Ok(())
 }
