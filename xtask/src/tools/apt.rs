@@ -133,8 +133,8 @@ fn install(names: &[&str]) -> Result<()> {
 }
 
 /// Daemons that come with the packages must not start: policy-rc.d forbids it meanwhile. What was there before is put
-/// back, also when an earlier run was killed before it could. Old package lists are the usual reason for a failure, so
-/// they are refreshed when a name is unknown or the first try fails.
+/// back, also when an earlier run was killed before it could. The lists are refreshed first: old ones name packages that are gone, and
+/// those of a machine that was just made lack the security archive, where the newer compilers are.
 const INSTALL: &str = r#"
 export DEBIAN_FRONTEND=noninteractive
 policy=/usr/sbin/policy-rc.d
@@ -147,13 +147,9 @@ trap 'exit 1' HUP INT TERM
 if [ -e "$policy" ] && [ ! -e "$kept" ] && ! grep -q podtap "$policy"; then cp -p "$policy" "$kept"; fi
 printf '#!/bin/sh\n# podtap: no daemon starts while packages are being installed\nexit 101\n' >"$policy"
 chmod 755 "$policy"
-refreshed=
-refresh() { [ -n "$refreshed" ] || apt-get -o DPkg::Lock::Timeout=300 update; refreshed=1; }
 get() { apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@"; }
-for name in "$@"; do
-    apt-cache show "$name" >/dev/null 2>&1 || { refresh; break; }
-done
-get "$@" || { [ -z "$refreshed" ] && refresh && get "$@"; }
+apt-get -o DPkg::Lock::Timeout=300 update || echo 'the package lists could not be refreshed; trying with those at hand' >&2
+get "$@"
 "#;
 
 #[cfg(test)]
