@@ -25,11 +25,14 @@ use tokio::sync::{mpsc, watch};
 
 use super::block::{PartitionFold, PartitionId, ResumePoint};
 use super::partition::{MAX_PENDING_BYTES, Partition};
-use super::topic_id::{self, DescribeError};
 use super::writer::{Job, Written};
 use crate::config::Kafka;
 use crate::store::Store;
 use crate::telemetry::{Dependency, LagLabel, Telemetry};
+
+mod topic_id;
+
+use topic_id::DescribeError;
 
 /// What librdkafka fetches ahead, over all partitions, in KiB.
 const PREFETCH_KIB: &str = "65536";

@@ -13,6 +13,4 @@ pub mod marks;
 pub mod partition;
 pub mod segment_log;
 pub mod segment_reader;
-#[cfg(feature = "kafka")]
-mod topic_id;
 pub mod writer;
