@@ -196,7 +196,7 @@ impl Session {
         {
             let name = rest.trim_start().trim_start_matches(['\'', '"']);
             let end = name.find(|letter: char| !letter.is_ascii_alphanumeric()).unwrap_or(name.len());
-            self.charset = Charset::named(name[..end].as_bytes());
+            self.charset = Charset::named(&name.as_bytes()[..end]);
         }
     }
 
