@@ -12,6 +12,10 @@ const LONG: usize = 32;
 /// Writes the route of a path: segments that look like data become `{id}`.
 pub fn template(path: &str, route: &mut String) {
     route.clear();
+    // The target of OPTIONS (RFC 9112, 3.2.4) is no path.
+    if path == "*" {
+        return route.push('*');
+    }
     for (index, segment) in path.split('/').enumerate() {
         if index > 0 {
             route.push('/');
@@ -34,7 +38,8 @@ pub fn template(path: &str, route: &mut String) {
 }
 
 fn is_extension(stem: &str, extension: &str) -> bool {
-    !stem.is_empty() && (1..=5).contains(&extension.len()) && extension.bytes().any(|byte| byte.is_ascii_alphabetic())
+    let is_name = !stem.is_empty() && !stem.contains('@');
+    is_name && (1..=5).contains(&extension.len()) && extension.bytes().any(|byte| byte.is_ascii_alphabetic())
 }
 
 fn is_data(segment: &str) -> bool {

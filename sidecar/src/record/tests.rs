@@ -1,1 +1,93 @@
+use super::sql::{Memo, Normalised, normalise};
+use super::{route, trace};
 
+#[track_caller]
+fn check_sql(statement: &str, fingerprint: &str, summary: &str) {
+    let mut found = Normalised::default();
+    normalise(statement, &mut found);
+    assert_eq!((found.fingerprint.as_str(), found.summary.as_str()), (fingerprint, summary), "{statement}");
+}
+
+#[test]
+fn statements() {
+    check_sql("SELECT * FROM t WHERE id = 5 AND name='x'", "select * from t where id = ? and name=?", "SELECT t");
+    check_sql("select a from t where a in (1, 2,3) limit 5", "select a from t where a in(?+) limit ?", "SELECT t");
+    check_sql("insert into shop.t (a,b) values (1,'x'), (2, \"y\")", "insert into shop.t (a,b) values(?+)", "INSERT shop.t");
+    check_sql("/* trace */ UPDATE t -- why\n SET a = -1.5e3", "update t set a = ?", "UPDATE t");
+    check_sql("select 1; ", "select ?", "SELECT");
+    check_sql("SELECT a.x FROM a JOIN `b c` ON a.i = `b c`.i", "select a.x from a join `b c` on a.i = `b c`.i", "SELECT a b c");
+    check_sql("use shop", "use ?", "USE");
+    check_sql("call p(1, 'x')", "call p", "CALL");
+    check_sql("", "", "");
+}
+
+#[test]
+fn no_literal_is_left() {
+    let mut found = Normalised::default();
+    for statement in [
+        "select 'it''s secret', \"secret\\\"secret\", x'5ec2e7', 5ecre7",
+        "insert into t values ('secret",
+        "select 1 /* secret */ # secret",
+        "select 1 -- secret",
+        "set password = 'secret'",
+        "select _utf8'secret', N'secret'",
+    ] {
+        normalise(statement, &mut found);
+        for text in [&found.masked, &found.fingerprint, &found.summary, &found.operation] {
+            assert!(!text.contains("secret"), "{statement}: {text}");
+        }
+    }
+}
+
+#[test]
+fn the_memo_keeps_statements_apart() {
+    let mut memo = Memo::default();
+    for round in 0..3 {
+        for number in 0..2000 {
+            let statement = format!("select {round} from t{number}x");
+            assert_eq!(memo.normalise(&statement).summary, format!("SELECT t{number}x"));
+        }
+    }
+}
+
+#[test]
+fn routes() {
+    for (path, expect) in [
+        ("/", "/"),
+        ("/api/v1/items/4711", "/api/v1/items/{id}"),
+        ("/items/550e8400-e29b-41d4-a716-446655440000/parts", "/items/{id}/parts"),
+        ("/2024/05/17/", "/{id}/{id}/{id}/"),
+        ("/static/app.9f8c2e71.js", "/static/app.9f8c2e71.js"),
+        ("/img/1234.png", "/img/{id}.png"),
+        ("/users/alice@example.org", "/users/{id}"),
+        ("/p/red-shoes-4711", "/p/{id}"),
+        ("/oauth2/token", "/oauth2/token"),
+        ("/cart;jsessionid=1A2B", "/cart"),
+        ("*", "*"),
+    ] {
+        let mut found = String::new();
+        route::template(path, &mut found);
+        assert_eq!(found, expect, "{path}");
+    }
+    let mut masked = String::new();
+    route::mask_query("a=1&b&c=&token=x=y", &mut masked);
+    assert_eq!(masked, "a=?&?&c=?&token=?");
+}
+
+#[test]
+fn trace_context() {
+    let check = |headers: trace::Headers<'_>, expect: (&str, &str)| {
+        let (mut trace, mut span) = (String::new(), String::new());
+        assert_eq!(trace::ids(headers, &mut trace, &mut span), expect);
+    };
+    let none = trace::Headers::default();
+    check(none, ("", ""));
+    let zero = "00-00000000000000000000000000000000-b7ad6b7169203331-01";
+    check(trace::Headers { traceparent: zero, ..none }, ("", ""));
+    check(trace::Headers { b3: "80f198ee56343ba8-e457b5a2e4d86bd1-1", ..none }, ("80f198ee56343ba8", "e457b5a2e4d86bd1"));
+    check(trace::Headers { b3_trace: "80f198ee56343ba8", b3_span: "e4", ..none }, ("80f198ee56343ba8", "e4"));
+    check(trace::Headers { uber: "1f%3A2e%3A0%3A1", ..none }, ("1f", "2e"));
+    check(trace::Headers { sw8: "1-dHJhY2U=-c2VnbWVudA==-3-c2Vydmlj-aW5z-L3A=-YQ==", ..none }, ("trace", "segment"));
+    assert_eq!(trace::client("for=\"203.0.113.7\";proto=http", "1.2.3.4", ""), "203.0.113.7");
+    assert_eq!(trace::client("", " 1.2.3.4 , 5.6.7.8", "9.9.9.9"), "1.2.3.4");
+}

@@ -233,6 +233,7 @@ fn headers() {
         ]
         .join(" ")
     };
-    let expect = "shop.example /items/{id} token=?&? curl/8 203.0.113.9 0af7651916cd43dd8448eb211c80319c b7ad6b7169203331 r1 text/xml application/json";
+    let expect = "shop.example /items/{id} token=?&? curl/8 203.0.113.9 0af7651916cd43dd8448eb211c80319c b7ad6b7169203331 r1 \
+                  text/xml application/json";
     assert_eq!(read(&script.sent, false, fields).lines, [expect]);
 }
