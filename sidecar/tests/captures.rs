@@ -2,6 +2,8 @@
 //!
 //! `UPDATE_GOLDEN=1` writes them anew; look at the difference before you commit it.
 
+#![allow(clippy::unwrap_used)] // a test fails by it
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
