@@ -69,7 +69,8 @@ fn table_sql(period: Duration) -> String {
          podtap_quantile(0.99, sumMap(time_to_last_byte_ns_buckets)) AS p99, \
          max(time_to_last_byte_ns_max) AS longest \
          FROM podtap.red WHERE window > now() - INTERVAL {} SECOND AND side IN ('server', 'client') \
-         AND server_port != {ADMIN_PORT} GROUP BY service_name, network_protocol_name, endpoint ORDER BY network_protocol_name, requests DESC LIMIT 40",
+         AND server_port != {ADMIN_PORT} GROUP BY service_name, network_protocol_name, endpoint \
+         ORDER BY network_protocol_name, requests DESC LIMIT 40",
         period.as_secs()
     )
 }
