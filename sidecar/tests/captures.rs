@@ -2,7 +2,8 @@
 //!
 //! `UPDATE_GOLDEN=1` writes them anew; look at the difference before you commit it.
 
-#![allow(clippy::unwrap_used)] // a test fails by it
+// Helper functions of a test are not test functions to clippy, which lets only those unwrap.
+#![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

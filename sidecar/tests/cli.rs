@@ -1,5 +1,8 @@
 //! The command line as scripts see it: exit codes, messages, what goes to which stream.
 
+// Helper functions of a test are not test functions to clippy, which lets only those unwrap.
+#![allow(clippy::unwrap_used)]
+
 use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};

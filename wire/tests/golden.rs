@@ -1,6 +1,9 @@
 //! Old bytes decode for ever: each file in `golden/` was written by the version that introduced its format and is never
 //! rewritten. A new format adds a file (`PODTAP_BLESS=1 cargo test -p podtap-wire --test golden` writes missing ones only).
 
+// Helper functions of a test are not test functions to clippy, which lets only those unwrap.
+#![allow(clippy::unwrap_used)]
+
 use std::path::Path;
 
 use podtap_wire::{
