@@ -50,11 +50,11 @@ impl Pod {
         pod.take_network(&veth, pid.wrapping_mul(61).wrapping_add(number * 7))?;
         ip(&["link", "set", &veth, "up"])?;
         let address = format!("{}/30", pod.inside);
-        ip(&["-n", &inside, "addr", "add", &address, "dev", "eth0"])?;
-        ip(&["-n", &inside, "link", "set", "eth0", "up"])?;
-        ip(&["-n", &inside, "link", "set", "lo", "up"])?;
+        inside_ip(&inside, &["addr", "add", &address, "dev", "eth0"])?;
+        inside_ip(&inside, &["link", "set", "eth0", "up"])?;
+        inside_ip(&inside, &["link", "set", "lo", "up"])?;
         let gateway = pod.host.to_string();
-        ip(&["-n", &inside, "route", "add", "default", "via", &gateway])?;
+        inside_ip(&inside, &["route", "add", "default", "via", &gateway])?;
         Ok(pod)
     }
 
@@ -73,7 +73,7 @@ impl Pod {
         Err(Failure(format!("no free network among {ATTEMPTS} tried in 198.18.0.0/15")))
     }
 
-    /// Name of the namespace, for `ip netns exec`.
+    /// Name of the namespace, below `/run/netns`.
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
@@ -125,12 +125,22 @@ pub fn remove_namespace(name: &str) -> Result<()> {
         Ok(pids.trim().is_empty())
     })?;
     // The interfaces vanish some time after the name; deleted by hand they are gone at once, and their addresses free.
-    let _ = ip(&["-n", name, "link", "del", "eth0"]);
+    let _ = inside_ip(name, &["link", "del", "eth0"]);
     ip(&["netns", "del", name]).map(|_| ())
 }
 
+/// `ip` in a namespace. `ip -n` and `ip netns exec` make mounts of their own, which fails where the root is no mount point.
+fn inside_ip(namespace: &str, arguments: &[&str]) -> Result<String> {
+    let mut command = Command::new(program("nsenter", "util-linux")?);
+    run_ip(command.arg(format!("--net=/run/netns/{namespace}")).arg(program("ip", "iproute2")?), arguments)
+}
+
 fn ip(arguments: &[&str]) -> Result<String> {
-    let output = Command::new(program("ip", "iproute2")?).args(arguments).output().context("running ip")?;
+    run_ip(&mut Command::new(program("ip", "iproute2")?), arguments)
+}
+
+fn run_ip(command: &mut Command, arguments: &[&str]) -> Result<String> {
+    let output = command.args(arguments).output().context("running ip")?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }

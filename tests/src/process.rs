@@ -76,8 +76,8 @@ impl Spec {
     pub fn command(&self, run: &Run) -> Result<Command> {
         let mut command = match &self.namespace {
             Some(namespace) => {
-                let mut command = Command::new(crate::run::program("ip", "iproute2")?);
-                command.args(["netns", "exec", namespace]).arg(&self.program);
+                let mut command = Command::new(crate::run::program("nsenter", "util-linux")?);
+                command.arg(format!("--net=/run/netns/{namespace}")).arg("--").arg(&self.program);
                 command
             }
             None => Command::new(&self.program),

@@ -249,7 +249,7 @@ impl Screen {
         lines.push(format!("  curl 'http://{}/api/v1/requests/slowest'", stage.analyzer.http()));
         let sidecar =
             podtap_tests::run::binary("podtap-sidecar").map_or_else(|_| "podtap-sidecar".to_owned(), |path| path.display().to_string());
-        lines.push(format!("  ip netns exec {} {sidecar} print -i eth0", stage.pod.namespace()));
+        lines.push(format!("  nsenter --net=/run/netns/{} {sidecar} print -i eth0", stage.pod.namespace()));
         lines.push(format!("  curl -i http://{}/payments/7", stage.nginx.address()));
     }
 
