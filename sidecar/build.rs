@@ -1,5 +1,5 @@
 //! Finds the eBPF object that `cargo xtask ebpf` built and tells the compiler where it is; without it the sidecar compiles all the same.
-//! Also stamps the revision that `--version` shows.
+//! Also stamps the compiler that `--version` shows.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -15,16 +15,6 @@ fn main() {
         println!("cargo::rustc-cfg=podtap_ebpf_object");
         let object = object.canonicalize().unwrap_or(object);
         println!("cargo::rustc-env=PODTAP_EBPF_OBJECT_PATH={}", object.display());
-    }
-    let revision = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).current_dir(&root).output();
-    let revision = revision.ok().filter(|output| output.status.success()).map(|output| output.stdout).unwrap_or_default();
-    let revision = String::from_utf8_lossy(&revision).trim().to_owned();
-    println!("cargo::rustc-env=PODTAP_REVISION={}", if revision.is_empty() { "unknown" } else { &revision });
-    for name in ["HEAD", "logs/HEAD"] {
-        let path = Command::new("git").args(["rev-parse", "--git-path", name]).current_dir(&root).output();
-        if let Some(path) = path.ok().filter(|output| output.status.success()) {
-            println!("cargo::rerun-if-changed={}", root.join(String::from_utf8_lossy(&path.stdout).trim()).display());
-        }
     }
     let rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into())).arg("--version").output();
     let rustc = rustc.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();

@@ -20,7 +20,7 @@ const EXAMPLES: &str = "Examples:
   podtap-analyzer config check --config analyzer.yaml
 
 Every flag has a twin in the environment: --kafka-brokers is PODTAP_KAFKA_BROKERS.
-Exit codes: 0 ok, 1 failure, 2 usage, 69 something it needs is not available, 78 configuration.";
+Exit codes: 0 ok, 1 failure, 2 unknown flag or command, 69 something it needs is not available, 78 wrong value, wherever it stands.";
 
 /// The program's command line.
 #[derive(Debug, Parser)]
@@ -227,6 +227,20 @@ fn read(path: &Path) -> Result<String, ConfigError> {
     std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })
 }
 
+/// First as YAML of any content: a file that is none would otherwise be told as the first key that reading it made up.
+fn parse(text: &str) -> Result<FileSettings, serde_saphyr::Error> {
+    serde_saphyr::from_str::<serde::de::IgnoredAny>(text).and_then(|_| serde_saphyr::from_str(text))
+}
+
+/// Shows help, or what is wrong with a command line, and says how to exit: a value that is wrong is a wrong configuration wherever it
+/// stands (78), a flag or command that does not exist is wrong usage (2).
+pub fn told(error: &clap::Error) -> u8 {
+    use clap::error::ErrorKind::{InvalidValue, ValueValidation};
+    // Nobody is left to be told when the terminal is gone.
+    let _ = error.print();
+    if matches!(error.kind(), InvalidValue | ValueValidation) { 78 } else { error.exit_code() as u8 }
+}
+
 fn value(setting: &'static str, problem: impl Into<String>) -> ConfigError {
     ConfigError::Value { setting, problem: problem.into() }
 }
@@ -243,7 +257,7 @@ impl Settings {
             None => FileSettings::default(),
             Some(path) => {
                 let text = read(path)?;
-                let parsed = if text.trim().is_empty() { Ok(FileSettings::default()) } else { serde_saphyr::from_str(&text) };
+                let parsed = if text.trim().is_empty() { Ok(FileSettings::default()) } else { parse(&text) };
                 parsed.map_err(|error| ConfigError::File { path: path.clone(), problem: error.to_string() })?
             }
         };

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use podtap_analyzer::app::{self, AppError};
-use podtap_analyzer::config::{Command, CommandLine, Config, ConfigCommand, LogFormat, Settings};
+use podtap_analyzer::config::{self, Command, CommandLine, Config, ConfigCommand, LogFormat, Settings};
 use podtap_analyzer::store::clickhouse::ClickHouse;
 use tracing_subscriber::EnvFilter;
 
@@ -25,7 +25,10 @@ impl Exit {
 }
 
 fn main() -> ExitCode {
-    let line = CommandLine::parse();
+    let line = match CommandLine::try_parse() {
+        Ok(line) => line,
+        Err(error) => return ExitCode::from(config::told(&error)),
+    };
     let outcome = match line.command {
         Command::Run(settings) => run(*settings),
         Command::Migrate { dry_run, settings } => migrate(*settings, dry_run),

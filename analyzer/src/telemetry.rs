@@ -98,8 +98,7 @@ impl Telemetry {
     /// Registers everything under the prefix `podtap`.
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("podtap");
-        let build =
-            Info::new(vec![("version", env!("CARGO_PKG_VERSION")), ("revision", option_env!("PODTAP_REVISION").unwrap_or("unknown"))]);
+        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION")), ("revision", podtap_wire::REVISION)]);
         registry.register("build", "Version and revision of this binary", build);
         macro_rules! registered {
             ($metric:expr, $name:literal, $help:literal) => {{

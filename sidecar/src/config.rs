@@ -360,7 +360,9 @@ fn parse(name: &str, text: &str) -> Result<Layer, String> {
     if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
         return Ok(Layer::default());
     }
-    serde_saphyr::from_str(text).map_err(|error| {
+    // First as YAML of any content: a file that is none would otherwise be told as the first key that reading it made up.
+    let any = serde_saphyr::from_str::<de::IgnoredAny>(text);
+    any.and_then(|_| serde_saphyr::from_str(text)).map_err(|error| {
         let place = error.location().map_or_else(String::new, |at| format!(":{}:{}", at.line(), at.column()));
         let plain = error.without_snippet().to_string();
         let mut message = plain.lines().next().unwrap_or_default().to_owned();

@@ -94,13 +94,30 @@ struct Capture {
     pipeline: Pipeline,
     own: OwnTraffic,
     skips: Vec<Skip>,
-    records: [u64; Protocol::ALL.len()],
+}
+
+/// Records made, by protocol. Whoever takes the records counts them, so that the figure is never behind what was passed on.
+#[derive(Default)]
+struct RecordCounts([u64; Protocol::ALL.len()]);
+
+impl RecordCounts {
+    fn add(&mut self, record: &RequestRecord<'_>) {
+        if let Some(count) = self.0.get_mut(record.network_protocol_name as usize) {
+            *count += 1;
+        }
+    }
+
+    fn publish(&self, telemetry: &Telemetry) {
+        for (protocol, count) in Protocol::ALL.iter().zip(self.0).filter(|(_, count)| *count > 0) {
+            telemetry.set("podtap_records_total", protocol.as_str(), count);
+        }
+    }
 }
 
 impl Capture {
     /// Reads what is there, waiting at most `wait`; true when the source has ended.
     fn turn(&mut self, wait: Duration, on_record: &mut dyn FnMut(&RequestRecord<'_>)) -> Result<bool, CaptureError> {
-        let Self { source, pipeline, own, skips, records, .. } = self;
+        let Self { source, pipeline, own, skips, .. } = self;
         let outcome = source.poll(wait, &mut |packet| {
             if own.is_own(&packet) {
                 return;
@@ -109,7 +126,7 @@ impl Capture {
                 pipeline.handle_timeout(packet.timestamp_ns);
             }
             pipeline.handle_packet(&packet);
-            drain(pipeline, records, on_record);
+            drain(pipeline, on_record);
             while let Some(skip) = pipeline.next_skip() {
                 skips.push(skip);
             }
@@ -121,7 +138,7 @@ impl Capture {
             let now = now_ns().saturating_sub(CAPTURE_LATENCY.as_nanos() as u64);
             if self.pipeline.poll_timeout().is_some_and(|due| due <= now) {
                 self.pipeline.handle_timeout(now);
-                drain(&mut self.pipeline, &mut self.records, on_record);
+                drain(&mut self.pipeline, on_record);
             }
         }
         outcome.map(|state| state == SourceState::Ended)
@@ -130,7 +147,7 @@ impl Capture {
     /// Ends what is open in the core.
     fn finish(&mut self, on_record: &mut dyn FnMut(&RequestRecord<'_>)) {
         self.pipeline.finish();
-        drain(&mut self.pipeline, &mut self.records, on_record);
+        drain(&mut self.pipeline, on_record);
     }
 
     /// Shows the figures of source and core.
@@ -150,20 +167,12 @@ impl Capture {
         for figure in self.pipeline.account() {
             telemetry.set(figure.name, figure.label, figure.value);
         }
-        for (protocol, count) in Protocol::ALL.iter().zip(self.records) {
-            if count > 0 {
-                telemetry.set("podtap_records_total", protocol.as_str(), count);
-            }
-        }
         telemetry.capture_turned();
     }
 }
 
-fn drain(pipeline: &mut Pipeline, records: &mut [u64], on_record: &mut dyn FnMut(&RequestRecord<'_>)) {
+fn drain(pipeline: &mut Pipeline, on_record: &mut dyn FnMut(&RequestRecord<'_>)) {
     while let Some(record) = pipeline.next_record() {
-        if let Some(count) = records.get_mut(record.network_protocol_name as usize) {
-            *count += 1;
-        }
         on_record(&record);
     }
 }
@@ -198,7 +207,7 @@ fn open(settings: &Settings, own_ports: &[u16], telemetry: &Telemetry) -> Result
     telemetry.set("podtap_source_info", source.kind().as_str(), 1);
     telemetry.set_ready("source", Ok(what));
     let own = OwnTraffic::new(if live { own_ports } else { &[] });
-    Ok(Capture { source, live, pipeline: Pipeline::new(config), own, skips: Vec::new(), records: Default::default() })
+    Ok(Capture { source, live, pipeline: Pipeline::new(config), own, skips: Vec::new() })
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
@@ -236,6 +245,26 @@ fn kafka_sink(_: &Settings, _: &str) -> Result<Box<dyn Sink>, Failure> {
     Err(failure(78, "built without feature `kafka`"))
 }
 
+fn open_sink(settings: &Settings, sender_id: &str, runtime: &tokio::runtime::Handle) -> Result<Box<dyn Sink>, Failure> {
+    match settings.transport {
+        TransportChoice::Kafka => kafka_sink(settings, sender_id),
+        TransportChoice::Grpc => match GrpcSink::new(&settings.grpc_endpoint, runtime) {
+            Ok(sink) => Ok(Box::new(sink)),
+            Err(reason) => Err(failure(78, format!("grpc_endpoint {reason}"))),
+        },
+        TransportChoice::Print => Ok(Box::new(PrintSink::new(io::stdout()))),
+    }
+}
+
+/// Whether [`run`] would accept the settings, as far as that can be known without opening a source, a port or a folder.
+pub fn check(settings: &Settings) -> Result<(), Failure> {
+    settings.filter.as_deref().map(capture::filter::Filter::new).transpose()?;
+    let runtime = runtime()?;
+    open_sink(settings, "config-check", runtime.handle())?;
+    runtime.shutdown_background();
+    Ok(())
+}
+
 /// The sidecar's main job: capture, decode, send. Ends on SIGTERM or SIGINT, or when a file was read and all of it is acknowledged.
 pub fn run(settings: &Settings) -> Result<(), Failure> {
     let telemetry = Arc::new(Telemetry::new());
@@ -267,13 +296,7 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
     let place = directory.as_ref().map_or_else(String::new, |directory| directory.display().to_string());
     let config = SpoolConfig { queue_bytes: settings.queue_bytes.0 as usize, directory, spool_bytes: settings.spool_bytes.0, started_ns };
     let spool = Spool::open(config).map_err(|error| failure(78, format!("spool_dir {place}: {error}")))?;
-    let sink: Box<dyn Sink> = match settings.transport {
-        TransportChoice::Kafka => kafka_sink(settings, &sender_id)?,
-        TransportChoice::Grpc => Box::new(
-            GrpcSink::new(&settings.grpc_endpoint, runtime.handle()).map_err(|reason| failure(78, format!("grpc_endpoint {reason}")))?,
-        ),
-        TransportChoice::Print => Box::new(PrintSink::new(io::stdout())),
-    };
+    let sink = open_sink(settings, &sender_id, runtime.handle())?;
     telemetry.set("podtap_transport_info", &settings.transport.to_string(), 1);
     tracing::info!("sending: transport {}, sender {sender_id}", settings.transport);
 
@@ -288,7 +311,15 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
 
     let limits = Limits { age: settings.batch_age.0, ..Limits::default() };
     let batcher = Batcher::new(sender_id, boot, identity::resource(&identity), limits);
-    let mut outlet = Outlet { batcher, batches, wait: !capture.live, stop: stop.clone(), telemetry: Arc::clone(&telemetry), closed: false };
+    let mut outlet = Outlet {
+        batcher,
+        batches,
+        wait: !capture.live,
+        stop: stop.clone(),
+        telemetry: Arc::clone(&telemetry),
+        records: RecordCounts::default(),
+        closed: false,
+    };
     let outcome = pump(&mut capture, &mut outlet, &telemetry, &stop);
     let live = capture.live;
     drop(outlet);
@@ -312,11 +343,13 @@ struct Outlet {
     wait: bool,
     stop: Stop,
     telemetry: Arc<Telemetry>,
+    records: RecordCounts,
     closed: bool,
 }
 
 impl Outlet {
     fn push(&mut self, record: &RequestRecord<'_>) {
+        self.records.add(record);
         let now = Instant::now();
         self.batcher.push(record, now);
         if self.batcher.is_due(now) {
@@ -325,6 +358,7 @@ impl Outlet {
     }
 
     fn close(&mut self) {
+        self.records.publish(&self.telemetry);
         let Some(mut batch) = self.batcher.close(now_ns(), self.telemetry.samples()) else { return };
         loop {
             match self.batches.try_send(batch) {
@@ -394,11 +428,13 @@ struct Printer<'a, W> {
     output: W,
     json: JsonLines,
     lines: Lines,
+    records: RecordCounts,
     outcome: io::Result<()>,
 }
 
 impl<W: Write> Printer<'_, W> {
     fn show(&mut self, record: &RequestRecord<'_>) {
+        self.records.add(record);
         let wanted = !self.options.quiet && self.options.conditions.iter().all(|condition| condition.holds(record));
         if wanted && self.outcome.is_ok() {
             let bytes = if self.options.json { self.json.line(record) } else { self.lines.line(record).as_bytes() };
@@ -421,7 +457,14 @@ pub fn print(settings: &Settings, options: &PrintOptions) -> Result<(), Failure>
     stop.watch(runtime.handle());
     let mut capture = open(settings, &[], &telemetry)?;
     let output = io::BufWriter::with_capacity(1 << 16, io::stdout().lock());
-    let mut printer = Printer { options, output, json: JsonLines::default(), lines: Lines::new(options.colour), outcome: Ok(()) };
+    let mut printer = Printer {
+        options,
+        output,
+        json: JsonLines::default(),
+        lines: Lines::new(options.colour),
+        records: RecordCounts::default(),
+        outcome: Ok(()),
+    };
     let mut stopped: Option<Instant> = None;
     let outcome = loop {
         match capture.turn(TURN, &mut |record| printer.show(record)) {
@@ -440,6 +483,7 @@ pub fn print(settings: &Settings, options: &PrintOptions) -> Result<(), Failure>
     capture.finish(&mut |record| printer.show(record));
     printer.flush();
     capture.publish(&telemetry);
+    printer.records.publish(&telemetry);
     if options.stats {
         eprintln!("{}", telemetry.account());
     }

@@ -27,5 +27,5 @@ pub fn version() -> String {
         (true, false) => "ebpf without its object",
         (false, _) => "no ebpf",
     };
-    format!("{} ({}; {}; {kafka}, {ebpf})", env!("CARGO_PKG_VERSION"), env!("PODTAP_REVISION"), env!("PODTAP_RUSTC"))
+    format!("{} ({}; {}; {kafka}, {ebpf})", env!("CARGO_PKG_VERSION"), podtap_wire::REVISION, env!("PODTAP_RUSTC"))
 }

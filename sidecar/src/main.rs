@@ -11,13 +11,14 @@ use podtap_sidecar::eventloop::{self, Failure, PrintOptions};
 use podtap_sidecar::print::condition::Condition;
 use podtap_sidecar::{doctor, version};
 
-const USAGE: u8 = 2;
 const CONFIGURATION: u8 = 78;
 
 #[derive(Parser)]
 #[command(name = "podtap-sidecar", about = "Watches every request of a pod's network namespace and sends records of them.")]
-#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 65 not a capture or cut, 66 cannot be opened, 69 unavailable, \
-77 no permission, 78 wrong configuration.")]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 unknown flag or command, 65 not a capture or cut, 66 cannot be opened, 69 unavailable, \
+77 no permission, 78 wrong value, wherever it stands."
+)]
 struct Cli {
     /// YAML file of settings; flags and environment win over it.
     #[arg(long, global = true, env = "PODTAP_CONFIG", value_name = "FILE")]
@@ -117,10 +118,10 @@ fn main() -> ExitCode {
     // clap wants the text for the life of the program.
     let version: &'static str = Box::leak(version().into_boxed_str());
     let command = Cli::command().version(version);
-    let matches = command.get_matches();
-    let cli = match Cli::from_arg_matches(&matches) {
-        Ok(cli) => cli,
-        Err(error) => error.exit(),
+    let parsed = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches).map(|cli| (cli, matches)));
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) => return told(&error),
     };
     match execute(cli, &matches) {
         Ok(()) => ExitCode::SUCCESS,
@@ -131,6 +132,15 @@ fn main() -> ExitCode {
             ExitCode::from(code)
         }
     }
+}
+
+/// Shows help, or what is wrong with the command line: a value that is wrong is a wrong configuration wherever it stands.
+fn told(error: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind::{InvalidValue, ValueValidation};
+    let code = if matches!(error.kind(), InvalidValue | ValueValidation) { CONFIGURATION } else { error.exit_code() as u8 };
+    // Nobody is left to be told when the terminal is gone.
+    let _ = error.print();
+    ExitCode::from(code)
 }
 
 fn settings(config: Option<&PathBuf>, layer: Layer) -> Result<(Settings, Layer), Failure> {
@@ -165,7 +175,9 @@ fn execute(cli: Cli, matches: &ArgMatches) -> Result<(), Failure> {
         }
         Command::Doctor { output, strict } => examine(output, strict),
         Command::Config { action: ConfigAction::Check { layer } } => {
-            settings(config, layer)?;
+            let (settings, _) = settings(config, layer)?;
+            log_filter(&settings)?;
+            eventloop::check(&settings)?;
             say("the configuration is right\n")
         }
         Command::Config { action: ConfigAction::Show { layer } } => {
@@ -220,9 +232,13 @@ fn examine(output: DoctorOutput, strict: bool) -> Result<(), Failure> {
     }
 }
 
+fn log_filter(settings: &Settings) -> Result<tracing_subscriber::EnvFilter, Failure> {
+    tracing_subscriber::EnvFilter::try_new(&settings.log_level)
+        .map_err(|error| Failure { code: CONFIGURATION, message: format!("log_level {:?}: {error}", settings.log_level) })
+}
+
 fn log(settings: &Settings) -> Result<(), Failure> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&settings.log_level)
-        .map_err(|error| Failure { code: USAGE, message: format!("log_level {:?}: {error}", settings.log_level) })?;
+    let filter = log_filter(settings)?;
     let terminal = std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal);
     let json = match settings.log_format {

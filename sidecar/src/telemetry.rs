@@ -191,7 +191,7 @@ struct Shown(std::sync::Arc<Telemetry>);
 
 impl Collector for Shown {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let info = [("version", env!("CARGO_PKG_VERSION")), ("revision", env!("PODTAP_REVISION"))];
+        let info = [("version", env!("CARGO_PKG_VERSION")), ("revision", podtap_wire::REVISION)];
         let mut build = encoder.encode_descriptor("podtap_build_info", "The program that runs.", None, MetricType::Gauge)?;
         ConstGauge::new(1i64).encode(build.encode_family(&info)?)?;
         let figures = self.0.figures();

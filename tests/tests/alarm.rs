@@ -1,4 +1,4 @@
-//! A failing endpoint fires its rule, the webhook gets Alertmanager's v4 body, and the alarm resolves when it is mended.
+//! A failing and a slow endpoint fire their rules, the webhook gets Alertmanager's v4 body, and the alarm resolves when it is mended.
 
 use std::time::Duration;
 
@@ -49,6 +49,66 @@ fn a_failing_endpoint_fires_and_resolves() -> Result<()> {
     wait::until_true("the alarm is resolved in ClickHouse", Duration::from_secs(30), || {
         Ok(system.clickhouse.number("SELECT countIf(state = 'open') FROM alarms FINAL")? == 0)
     })?;
+    stop.stop();
+    load.finish().map(|_| ())
+}
+
+/// The rule of [`a_slow_endpoint_fires_and_resolves`].
+fn slow_rule(webhook: &str) -> String {
+    format!(
+        r#"receivers:
+  - name: shop-team
+    webhook: {{ url: "{webhook}" }}
+rules:
+  - name: SlowPages
+    target: {{ service: shop, endpoint: "GET /slow/{{id}}" }}
+    indicator: p99
+    threshold: 200ms
+    window: 10s
+    minimum_count: 10
+    level: 2
+    summary: One page in a hundred takes longer than 200 ms.
+"#
+    )
+}
+
+#[test]
+fn a_slow_endpoint_fires_and_resolves() -> Result<()> {
+    let _alone = alone();
+    let webhook = Webhook::start()?;
+    let rules = Some(slow_rule(&webhook.url()));
+    let system = System::start(Wish { source: "pcap", kafka: false, application: true, rules })?;
+    let pages = |path: &'static str| {
+        let stop = Stop::default();
+        let routes = vec![Route::get(1, path, "GET /slow/{id}")];
+        let load = HttpLoad { target: system.target(), connections: 16, rate: 20, routes, until: Until::Stopped(stop.clone()) };
+        (load.start(), stop)
+    };
+    let stored = "SELECT sum(count) FROM red WHERE endpoint = 'GET /slow/{id}' AND side = 'server'";
+
+    // Fast enough: no alarm, although the endpoint is judged.
+    let (load, stop) = pages("/slow/50");
+    wait::until_true("pages that are fast enough", Duration::from_secs(60), || Ok(system.clickhouse.number(stored)? > 300))?;
+    assert!(webhook.received().is_empty(), "an alarm without a reason: {:?}", webhook.received());
+    stop.stop();
+    load.finish()?;
+
+    let (load, stop) = pages("/slow/500");
+    let firing = notification(&webhook, "firing")?;
+    let alert = must_be_v4(&firing)?["alerts"][0].clone();
+    assert_eq!(alert["labels"]["alertname"], "SlowPages");
+    let open = system.clickhouse.rows("SELECT rule, endpoint, indicator, last_value FROM alarms FINAL WHERE state = 'open'")?;
+    assert_eq!(open.len(), 1, "{open:?}");
+    assert_eq!((text(&open[0], "rule"), text(&open[0], "endpoint"), text(&open[0], "indicator")), ("SlowPages", "GET /slow/{id}", "p99"));
+    let value = open[0]["last_value"].as_f64().context("last_value")?;
+    assert!((450e6..650e6).contains(&value), "p99 of pages that take 500 ms: {value} ns");
+    stop.stop();
+    load.finish()?;
+
+    let (load, stop) = pages("/slow/50");
+    let resolved = notification(&webhook, "resolved")?;
+    assert_eq!(must_be_v4(&resolved)?["alerts"][0]["labels"]["alertname"], "SlowPages");
+    assert_eq!(webhook.received().len(), 2, "each state is told once: {:#?}", webhook.received());
     stop.stop();
     load.finish().map(|_| ())
 }

@@ -134,7 +134,9 @@ fn configuration_that_is_wrong() -> Result<()> {
         fs::write(&file, "no-such-setting: 1\n").context("a bad configuration")?;
         check(&run(&scratch, name, &["run", "--config", &path])?, 78, &["no-such-setting", &path]);
         fs::write(&file, "{ this is: [not yaml\n").context("a bad configuration")?;
-        check(&run(&scratch, name, &["run", "--config", &path])?, 78, &[&path]);
+        let output = run(&scratch, name, &["run", "--config", &path])?;
+        check(&output, 78, &[&path]);
+        assert!(!output.stderr.contains("unknown field"), "not YAML at all, and told as something else: {}", output.stderr);
         check(&run(&scratch, name, &["run", "--config", "no-such-file.yaml"])?, 78, &["no-such-file.yaml"]);
     }
     fs::write(&file, "transport: pigeon\n").context("a bad configuration")?;
@@ -143,10 +145,24 @@ fn configuration_that_is_wrong() -> Result<()> {
     fs::write(&rules, "rules:\n  - name: Bad\n    nonsense: 1\n").context("bad rules")?;
     let rules = rules.display().to_string();
     check(&run(&scratch, "podtap-analyzer", &["run", "--rules", &rules])?, 78, &[&rules]);
-    let filter = ["print", "-i", "lo", "-f", "tcp prot 80"];
-    let output = run(&scratch, "podtap-sidecar", &filter)?;
-    assert!([2, 78].contains(&output.code), "{} {}", output.code, output.stderr);
-    check(&output, output.code, &["tcp prot 80"]);
+    // A wrong value is a wrong configuration wherever it stands: flag, environment or file; for `config check` as for `run`.
+    check(&run(&scratch, "podtap-sidecar", &["print", "-i", "lo", "-f", "tcp prot 80"])?, 78, &["tcp prot 80"]);
+    for (flag, wrong) in [
+        ("--transport", "pigeon"),
+        ("--queue-bytes", "5 furlongs"),
+        ("--admin-listen", "here"),
+        ("--grpc-endpoint", "not a url"),
+        ("--filter", "tcp prot 80"),
+        ("--log-level", "=/="),
+    ] {
+        let value = format!("{flag}={wrong}");
+        check(&run(&scratch, "podtap-sidecar", &["run", &value])?, 78, &[wrong]);
+        check(&run(&scratch, "podtap-sidecar", &["config", "check", &value])?, 78, &[wrong]);
+    }
+    check(&run(&scratch, "podtap-analyzer", &["run", "--kafka-partitions=many"])?, 78, &["many"]);
+    check(&run(&scratch, "podtap-clickhouse", &["--listen=nowhere"])?, 78, &["nowhere"]);
+    let spec = Spec::new(binary("podtap-clickhouse")?, Vec::<&str>::new()).folder(scratch.root()).environment("PODTAP_CONNECTIONS", "none");
+    check(&run_to_end(&scratch, &spec, Duration::from_secs(30))?, 78, &["none"]);
     Ok(())
 }
 

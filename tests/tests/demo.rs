@@ -50,6 +50,19 @@ fn it_shows_everything_and_leaves_nothing_also_after_it_was_killed() -> Result<(
     Ok(())
 }
 
+#[test]
+fn it_shows_everything_through_kafka_too() -> Result<()> {
+    let _alone = alone();
+    let run = Run::start()?;
+    let spec = Spec::new(binary("podtap-demo")?, ["--kafka", "--duration", DURATION]);
+    let output = run_to_end(&run, &spec, Duration::from_secs(240))?;
+    assert_eq!(output.code, 0, "{}\n{}", output.stdout, output.stderr);
+    for part in ["Kafka", "GET /items/{id}", "SIDECAR", "PaymentsFailing", "\"version\":\"4\"", "✓"] {
+        assert!(output.stdout.contains(part), "{part:?} is not in: {}", output.stdout);
+    }
+    must_leave_nothing()
+}
+
 /// Names in the folder for temporary files that a part of the demo might have made.
 fn temporary_files() -> Result<BTreeSet<String>> {
     let entries = fs::read_dir(std::env::temp_dir()).context("reading the folder for temporary files")?;

@@ -10,6 +10,9 @@ pub mod record;
 pub use batch::{BatchBuilder, DecodeError, DecodedBatch, EncodedBatch};
 pub use record::{Completeness, FIELDS, Field, Protocol, RequestRecord, Scope, Side, SourceKind, Status, Transport, Value};
 
+/// The commit that the programs were built from, 12 hexadecimal digits, or `unknown`.
+pub const REVISION: &str = env!("PODTAP_REVISION");
+
 /// Messages generated from `proto/podtap/v1/ingest.proto`.
 pub mod proto {
     #![allow(missing_docs, clippy::all)]

@@ -1,4 +1,4 @@
-//! Routes: `/api/v1/*` for figures and alarms, `/healthz`, `/readyz`, `/metrics`.
+//! Routes: `/` lists them, `/api/v1/*` for figures and alarms, `/healthz`, `/readyz`, `/metrics`.
 //!
 //! A period is the last 15 minutes unless `from` and `to` say otherwise: RFC 3339, seconds since the epoch, or a duration before
 //! now such as `1h`. What is wrong with a question is said in the answer, with the parameter's name.
@@ -25,6 +25,23 @@ const DEFAULT_PERIOD_NS: u64 = 15 * 60 * 1_000_000_000;
 const DEFAULT_TOP: u32 = 5;
 const DEFAULT_LIST: u32 = 100;
 
+const OF_SERVICES: &[&str] = &["from", "to", "limit", "order"];
+const OF_ENDPOINTS: &[&str] = &["service", "from", "to", "limit", "order"];
+const OF_ALARMS: &[&str] = &["from", "to", "limit"];
+
+/// What [`index`] says of each route: its path, its parameters, what it answers.
+const ROUTES: &[(&str, &[&str], &str)] = &[
+    ("/api/v1/services", OF_SERVICES, "rate, errors and latency of each service"),
+    ("/api/v1/endpoints", OF_ENDPOINTS, "the same of each endpoint and each SQL statement"),
+    ("/api/v1/requests/slowest", OF_ENDPOINTS, "the slowest endpoints of requests"),
+    ("/api/v1/sql/slowest", OF_ENDPOINTS, "the slowest SQL statements"),
+    ("/api/v1/alarms", OF_ALARMS, "alarms that were open in the period"),
+    ("/api/v1/rules", &[], "rules, when each was evaluated last, and with what outcome"),
+    ("/healthz", &[], "whether the process is alive"),
+    ("/readyz", &["verbose"], "whether everything it depends on answers"),
+    ("/metrics", &[], "its own figures, for Prometheus"),
+];
+
 /// What routes need.
 #[derive(Clone)]
 pub struct ApiState {
@@ -39,6 +56,9 @@ pub struct ApiState {
 /// All routes.
 pub fn router(state: ApiState) -> Router {
     Router::new()
+        .route("/", get(index))
+        .route("/api", get(index))
+        .route("/api/v1", get(index))
         .route("/api/v1/services", get(services))
         .route("/api/v1/endpoints", get(endpoints))
         .route("/api/v1/requests/slowest", get(slowest_requests))
@@ -48,8 +68,19 @@ pub fn router(state: ApiState) -> Router {
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .fallback(async || Problem { status: StatusCode::NOT_FOUND, what: "there is nothing here".to_owned(), at: "path".to_owned() })
+        .fallback(async || Problem {
+            status: StatusCode::NOT_FOUND,
+            what: "there is nothing here; / lists what there is".to_owned(),
+            at: "path".to_owned(),
+        })
         .with_state(state)
+}
+
+/// Where to go from here.
+async fn index() -> Json<Value> {
+    let routes: Vec<_> =
+        ROUTES.iter().map(|(path, parameters, what)| json!({ "path": path, "parameters": parameters, "what": what })).collect();
+    Json(json!({ "program": "podtap-analyzer", "version": env!("CARGO_PKG_VERSION"), "revision": podtap_wire::REVISION, "routes": routes }))
 }
 
 /// What went wrong, and where.
@@ -154,7 +185,7 @@ async fn figures(state: &ApiState, of: FiguresOf, name: &str) -> Answered {
 type Given = Query<BTreeMap<String, String>>;
 
 async fn services(State(state): State<ApiState>, Query(given): Given) -> Answered {
-    let parameters = Parameters::new(given, &["from", "to", "limit", "order"])?;
+    let parameters = Parameters::new(given, OF_SERVICES)?;
     let of = FiguresOf {
         period: parameters.period()?,
         service: None,
@@ -168,7 +199,7 @@ async fn services(State(state): State<ApiState>, Query(given): Given) -> Answere
 }
 
 async fn endpoints(State(state): State<ApiState>, Query(given): Given) -> Answered {
-    let parameters = Parameters::new(given, &["service", "from", "to", "limit", "order"])?;
+    let parameters = Parameters::new(given, OF_ENDPOINTS)?;
     let of = FiguresOf {
         period: parameters.period()?,
         service: parameters.text("service"),
@@ -182,7 +213,7 @@ async fn endpoints(State(state): State<ApiState>, Query(given): Given) -> Answer
 }
 
 async fn slowest(state: ApiState, given: BTreeMap<String, String>, kind: Kind, name: &str) -> Answered {
-    let parameters = Parameters::new(given, &["service", "from", "to", "limit", "order"])?;
+    let parameters = Parameters::new(given, OF_ENDPOINTS)?;
     let of = FiguresOf {
         period: parameters.period()?,
         service: parameters.text("service"),
@@ -249,7 +280,7 @@ impl From<Alarm> for AlarmView {
 }
 
 async fn alarms(State(state): State<ApiState>, Query(given): Given) -> Answered {
-    let parameters = Parameters::new(given, &["from", "to", "limit"])?;
+    let parameters = Parameters::new(given, OF_ALARMS)?;
     let period = parameters.period()?;
     let found = query::alarms(&*state.store, AlarmsOf::Period(period, parameters.limit(DEFAULT_LIST)?)).await?;
     let views: Vec<_> = found.into_iter().map(AlarmView::from).collect();

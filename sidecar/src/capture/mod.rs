@@ -141,7 +141,7 @@ impl CaptureError {
     /// The program's exit code for this error (sysexits.h).
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Filter { .. } => 2,
+            Self::Filter { .. } => 78,
             Self::NotACapture { .. } | Self::Cut { .. } => 65,
             Self::CannotOpen { .. } => 66,
             Self::NoInterface { .. } | Self::Unavailable(_) => 69,

@@ -41,6 +41,8 @@ fn a_wrong_file_is_told_with_line_column_and_what_was_meant() {
     check("stop_grace: 10\n", &["podtap.yaml:1:", "no unit of time"]);
     check("admin_listen: here\n", &["podtap.yaml:1:"]);
     check("source: [auto\n", &["podtap.yaml:"]);
+    let error = parse("podtap.yaml", "{ this is: [not yaml\n").unwrap_err();
+    assert!(!error.contains("unknown field"), "{error}");
     assert!(parse("f", "# nothing\n\n").is_ok());
 }
 
