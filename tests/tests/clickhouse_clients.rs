@@ -292,7 +292,7 @@ fn what_keeps_it_from_starting_is_said() -> Result<()> {
         (vec!["--listen", "127.0.0.1:0", "--path", &in_use], 69, "is in use by another process"),
         (vec!["--listen", "127.0.0.1:0", "--path", &fresh, "--library", "/nowhere/libchdb.so"], 69, "npm pack @chdb/lib-linux-x64-gnu"),
         (vec!["--listen", "127.0.0.1:0", "--path", "/proc/nowhere"], 78, "cannot use /proc/nowhere for data"),
-        (vec!["--listen", "here"], 2, "invalid value 'here'"),
+        (vec!["--listen", "here"], 78, "invalid value 'here'"),
         (vec!["--no-such-flag"], 2, "unexpected argument"),
     ] {
         let output = run_to_end(&run, &Spec::new(binary("podtap-clickhouse")?, &arguments), Duration::from_secs(30))?;

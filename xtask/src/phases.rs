@@ -180,7 +180,9 @@ fn format(workspace: &Workspace) -> Result<()> {
 
 fn clippy(workspace: &Workspace) -> Result<()> {
     component(workspace, "clippy", "clippy")?;
-    run::show("cargo clippy", workspace.cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+    run::show("cargo clippy", workspace.cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    let bare = ["clippy", "--package", "podtap-sidecar", "--no-default-features", "--", "-D", "warnings"];
+    run::show("cargo clippy, the sidecar without Kafka and eBPF", workspace.cargo().args(bare))
 }
 
 /// A minimal toolchain lacks these; rustup adds them where it may.

@@ -14,16 +14,21 @@ pub const OBJECT: Option<&[u8]> = None;
 pub const WITHOUT_OBJECT: &str = "built without the eBPF object (run `cargo xtask ebpf`, then build again)";
 
 #[cfg(not(feature = "ebpf"))]
-mod stub {
+mod absent {
     use super::super::{CaptureError, Source, filter::Filter, interfaces::Interface};
 
     /// Says that this binary has no eBPF.
     pub fn open(_: &[Interface], _: Option<Filter>, _: usize) -> Result<Box<dyn Source>, CaptureError> {
         Err(CaptureError::Unavailable("built without feature `ebpf`".to_owned()))
     }
+
+    /// Says that this binary has no eBPF.
+    pub fn probe(_: &Interface) -> Result<(), CaptureError> {
+        Err(CaptureError::Unavailable("built without feature `ebpf`".to_owned()))
+    }
 }
 #[cfg(not(feature = "ebpf"))]
-pub use stub::open;
+pub use absent::{open, probe};
 
 #[cfg(feature = "ebpf")]
 mod loaded {
@@ -211,9 +216,3 @@ mod loaded {
 }
 #[cfg(feature = "ebpf")]
 pub use loaded::{open, probe};
-
-#[cfg(not(feature = "ebpf"))]
-/// Says that this binary has no eBPF.
-pub fn probe(_: &super::interfaces::Interface) -> Result<(), CaptureError> {
-    Err(CaptureError::Unavailable("built without feature `ebpf`".to_owned()))
-}
