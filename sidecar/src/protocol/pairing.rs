@@ -7,7 +7,11 @@
 
 use std::collections::VecDeque;
 
+use podtap_wire::Status;
+
+use super::exchange::ErrorType;
 use super::{Exchange, Incident, Output, Start};
+use crate::reassembly::Close;
 
 /// Most requests in flight on one connection: far more than clients pipeline, and it bounds what a flood of requests
 /// without answers can hold.
@@ -71,11 +75,6 @@ impl Pairing {
     /// The position in the answers is lost.
     pub fn lose_answers(&mut self) {
         self.answer_hole = true;
-    }
-
-    /// True while answers cannot be attributed.
-    pub fn answers_lost(&self) -> bool {
-        self.answer_hole
     }
 
     /// Decides about a request whose first byte acknowledged `floor` while the server's stream has been read up to `server_offset`.
@@ -148,6 +147,33 @@ impl Pairing {
     /// True without open exchanges.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    /// Ends everything that is open: the connection is over, or (request timeout) no answer will come.
+    pub fn close(&mut self, why: Close, out: &mut Output<'_>) {
+        while let Some(mut exchange) = self.pop() {
+            let answered = exchange.response.first_ns.is_some();
+            match why {
+                Close::Evicted => {
+                    out.leave_out(exchange, Incident::Evicted);
+                    continue;
+                }
+                _ if self.answer_hole && !answered => {
+                    out.leave_out(exchange, Incident::AnswerLost);
+                    continue;
+                }
+                Close::CaptureEnded | Close::Idle => exchange.partial = true,
+                // Answered before all of the request was sent: the answer stands.
+                _ if exchange.response.done => {}
+                Close::Reset => exchange.error = ErrorType::Transport("connection_reset"),
+                Close::RequestTimeout => exchange.error = ErrorType::Transport("timeout"),
+                Close::Finished | Close::Replaced => exchange.error = ErrorType::Transport("connection_closed"),
+            }
+            if !answered {
+                exchange.status = Status::NoResponse;
+            }
+            out.finish(exchange);
+        }
     }
 
     /// Leaves out everything that is open.

@@ -2,9 +2,9 @@
 
 use std::mem::MaybeUninit;
 
-use podtap_wire::{Protocol, Status};
+use podtap_wire::Protocol;
 
-use super::super::exchange::{Detail, ErrorType, HttpDetail};
+use super::super::exchange::{Detail, HttpDetail};
 use super::super::pairing::{Admission, Pairing};
 use super::super::{Decoder, Discard, Ending, Gap, Incident, Input, Output, Progress, Sender, Start, Unwanted};
 use super::fields::{request_header, target};
@@ -329,34 +329,7 @@ impl Http1 {
     }
 
     fn close(&mut self, why: Close, out: &mut Output<'_>) {
-        let lost = self.pairing.answers_lost();
-        while let Some(mut exchange) = self.pairing.pop() {
-            let answered = exchange.response.first_ns.is_some();
-            match why {
-                Close::Evicted => {
-                    out.leave_out(exchange, Incident::Evicted);
-                    continue;
-                }
-                _ if lost && !answered => {
-                    out.leave_out(exchange, Incident::AnswerLost);
-                    continue;
-                }
-                Close::CaptureEnded | Close::Idle => exchange.partial = true,
-                Close::Reset => exchange.error = ErrorType::Transport("connection_reset"),
-                Close::RequestTimeout => exchange.error = ErrorType::Transport("timeout"),
-                Close::Finished | Close::Replaced => exchange.error = ErrorType::Transport("connection_closed"),
-            }
-            if exchange.response.done {
-                // Answered before all of the request was sent: the answer stands.
-                if let Detail::Http(detail) = &exchange.detail {
-                    let code = detail.status_code;
-                    exchange.error = if code >= 400 { ErrorType::Number(u32::from(code)) } else { ErrorType::None };
-                }
-            } else if !answered {
-                exchange.status = Status::NoResponse;
-            }
-            out.finish(exchange);
-        }
+        self.pairing.close(why, out);
         if self.answer.state != State::Opaque {
             self.lose_answers(out);
         }

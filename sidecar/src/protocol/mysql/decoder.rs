@@ -1,8 +1,8 @@
 //! Joins both streams of a connection into exchanges. The client's side is here, the server's in [`super::results`].
 
-use podtap_wire::{Protocol, Status};
+use podtap_wire::Protocol;
 
-use super::super::exchange::{Detail, ErrorType, MysqlDetail};
+use super::super::exchange::{Detail, MysqlDetail};
 use super::super::pairing::{Admission, Pairing};
 use super::super::{Decoder, Discard, Ending, Exchange, Gap, Incident, Input, Output, Progress, Sender, Start, tls};
 use super::command::{self, Answered, Command};
@@ -421,28 +421,7 @@ impl Mysql {
         if let Some(exchange) = self.unanswered.take() {
             out.leave_out(exchange, Incident::RequestUncertain);
         }
-        let lost = self.pairing.answers_lost();
-        while let Some(mut exchange) = self.pairing.pop() {
-            let answered = exchange.response.first_ns.is_some();
-            match why {
-                Close::Evicted => {
-                    out.leave_out(exchange, Incident::Evicted);
-                    continue;
-                }
-                _ if lost && !answered => {
-                    out.leave_out(exchange, Incident::AnswerLost);
-                    continue;
-                }
-                Close::CaptureEnded | Close::Idle => exchange.partial = true,
-                Close::Reset => exchange.error = ErrorType::Transport("connection_reset"),
-                Close::RequestTimeout => exchange.error = ErrorType::Transport("timeout"),
-                Close::Finished | Close::Replaced => exchange.error = ErrorType::Transport("connection_closed"),
-            }
-            if !answered {
-                exchange.status = Status::NoResponse;
-            }
-            out.finish(exchange);
-        }
+        self.pairing.close(why, out);
         self.lose_answers(out);
     }
 }
