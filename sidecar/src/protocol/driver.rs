@@ -125,21 +125,19 @@ impl Conversation {
         match &mut self.phase {
             Phase::Opaque => outbox.discarded[Discard::UnknownProtocol as usize] += bytes.len() as u64,
             Phase::Undecided { .. } => self.probe(facts, sender, mark, bytes, outbox),
-            Phase::Decoding { .. } if self.inboxes[sender].bytes.is_empty() => {
-                let taken = self.feed(facts, sender, bytes, &[mark], outbox);
-                self.keep(
-                    facts,
-                    sender,
-                    Mark { offset: mark.offset + taken as u64, ..mark },
-                    bytes.get(taken..).unwrap_or_default(),
-                    outbox,
-                );
-            }
+            Phase::Decoding { .. } if self.inboxes[sender].bytes.is_empty() => self.feed_segment(facts, sender, mark, bytes, outbox),
             Phase::Decoding { .. } => {
                 self.keep(facts, sender, mark, bytes, outbox);
                 self.feed_inbox(facts, sender, outbox);
             }
         }
+    }
+
+    /// Lends a segment to the decoder where nothing waits in front of it, and keeps what the decoder leaves.
+    fn feed_segment(&mut self, facts: &FlowFacts, sender: End, mark: Mark, bytes: &[u8], outbox: &mut Outbox) {
+        let taken = self.feed(facts, sender, bytes, &[mark], outbox);
+        let rest = bytes.get(taken..).unwrap_or_default();
+        self.keep(facts, sender, Mark { offset: mark.offset + taken as u64, ..mark }, rest, outbox);
     }
 
     /// Keeps bytes for later, within the caps.
@@ -252,14 +250,7 @@ impl Conversation {
         } else {
             match self.judge(facts, sender, mark.offset, bytes, outbox) {
                 Verdict::Yes(_) => {
-                    let taken = self.feed(facts, sender, bytes, &[mark], outbox);
-                    self.keep(
-                        facts,
-                        sender,
-                        Mark { offset: mark.offset + taken as u64, ..mark },
-                        bytes.get(taken..).unwrap_or_default(),
-                        outbox,
-                    );
+                    self.feed_segment(facts, sender, mark, bytes, outbox);
                     self.feed_inbox(facts, 1 - sender, outbox);
                     return;
                 }
