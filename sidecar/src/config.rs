@@ -431,9 +431,9 @@ impl Settings {
     }
 
     /// Who the pod is.
-    pub fn identity(&self) -> crate::pipeline::Identity {
+    pub fn identity(&self) -> crate::record::Identity {
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
-        crate::pipeline::Identity {
+        crate::record::Identity {
             service_name: text(&self.service_name),
             namespace: text(&self.pod_namespace),
             pod_name: text(&self.pod_name),

@@ -4,7 +4,7 @@ use std::io::Read;
 
 use podtap_wire::proto::Resource;
 
-use crate::pipeline::Identity;
+use crate::record::Identity;
 
 /// Unique and stable for a sidecar: the pod's UID, else the host name with the number of the network namespace.
 pub fn sender_id(identity: &Identity) -> String {

@@ -14,44 +14,13 @@ use std::net::IpAddr;
 
 use podtap_wire::{Protocol, RequestRecord, SourceKind};
 
-use crate::capture::CapturedPacket;
-use crate::packet::{self, Ignored};
+pub use crate::packet::Skip;
+use crate::packet::{self, CapturedPacket, Ignored};
 use crate::protocol::driver::Conversation;
 use crate::protocol::{Discard, Exchange, Incident, Outbox, PROTOCOLS};
 use crate::reassembly::{End, Event, FlowFacts, FlowTable, Limits};
+pub use crate::record::Identity;
 use crate::record::Recorder;
-
-/// Ends of a TCP connection in the direction that carries the bytes to skip.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Skip {
-    /// Sender of the bytes.
-    pub source: (IpAddr, u16),
-    /// Receiver of the bytes.
-    pub destination: (IpAddr, u16),
-    /// First TCP sequence number that is wanted again.
-    pub until_sequence: u32,
-}
-
-/// Who the sidecar's pod is; a text is empty where it is not known. Stamped on every record, see `record`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Identity {
-    /// The name configured for the sidecar; the first choice for `service_name`.
-    pub service_name: String,
-    /// `k8s_namespace_name`.
-    pub namespace: String,
-    /// `k8s_pod_name`.
-    pub pod_name: String,
-    /// `k8s_pod_uid`.
-    pub pod_uid: String,
-    /// `k8s_node_name`.
-    pub node_name: String,
-    /// `k8s_container_name`.
-    pub container_name: String,
-    /// `k8s_workload_kind`.
-    pub workload_kind: String,
-    /// `k8s_workload_name`.
-    pub workload_name: String,
-}
 
 /// Settings of the core; defaults are what a sidecar runs with.
 #[derive(Clone, Debug, Default)]

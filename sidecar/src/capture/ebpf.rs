@@ -45,7 +45,7 @@ mod loaded {
     use super::super::interfaces::Interface;
     use super::super::ring::{self, Ring};
     use super::super::{CaptureError, CapturedPacket, Source, SourceCounters, SourceState};
-    use crate::pipeline::Skip;
+    use crate::packet::Skip;
 
     /// The layout's types, made plain memory in the eyes of aya. Both crates are foreign to each other, so they are wrapped here.
     #[repr(transparent)]

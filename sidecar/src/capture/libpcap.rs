@@ -12,7 +12,7 @@ use podtap_wire::SourceKind;
 use super::filter::reason;
 use super::interfaces::Interface;
 use super::{CaptureError, CapturedPacket, LinkType, Source, SourceCounters, SourceState};
-use crate::pipeline::Skip;
+use crate::packet::Skip;
 
 /// Most bytes of a packet; libpcap's own limit, which is above the largest GSO packet.
 const SNAPLEN: i32 = 262_144;

@@ -11,7 +11,7 @@ use podtap_wire::SourceKind;
 
 use super::filter::Filter;
 use super::{CaptureError, CapturedPacket, LinkType, Source, SourceCounters, SourceState};
-use crate::pipeline::Skip;
+use crate::packet::Skip;
 
 /// Bytes asked of the file at a time.
 const READ_BYTES: usize = 1 << 20;

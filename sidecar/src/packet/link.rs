@@ -3,7 +3,7 @@
 use etherparse::{EtherType, Ethernet2HeaderSlice, SingleVlanHeaderSlice};
 
 use super::Ignored;
-use crate::capture::LinkType;
+use super::captured::LinkType;
 
 /// Most VLAN tags that are stripped: 802.1ad uses two, some switches add one more.
 const MAX_VLAN_TAGS: usize = 3;

@@ -3,6 +3,7 @@
 //! Guarantee: any bytes give a segment or an [`Ignored`] with a bounded reason, never a panic. Misuse to avoid: checksums are
 //! not verified, because offload leaves them unfilled on the very host that is captured.
 
+mod captured;
 mod ip;
 mod link;
 #[cfg(test)]
@@ -12,7 +13,7 @@ use std::net::IpAddr;
 
 use etherparse::TcpHeaderSlice;
 
-use crate::capture::CapturedPacket;
+pub use captured::{CapturedPacket, LinkType, Skip};
 
 /// Address and port of one end of a connection.
 pub type Endpoint = (IpAddr, u16);

@@ -1,7 +1,6 @@
 use etherparse::{EtherType, IpFragOffset, IpNumber, PacketBuilder, SingleVlanHeader, VlanHeader, VlanId};
 
 use super::*;
-use crate::capture::LinkType;
 
 const PAYLOAD: &[u8] = b"payload";
 

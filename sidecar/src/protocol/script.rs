@@ -7,9 +7,8 @@ use podtap_wire::{RequestRecord, SourceKind};
 use super::driver::Conversation;
 use super::{Discard, Incident, Outbox};
 use crate::packet::{Endpoint, Segment};
-use crate::pipeline::Identity;
 use crate::reassembly::{Event, FlowFacts, FlowTable, Limits};
-use crate::record::Recorder;
+use crate::record::{Identity, Recorder};
 
 pub(crate) const CLIENT: Endpoint = (IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 40_000);
 pub(crate) const SERVER: Endpoint = (IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)), 80);

@@ -3,6 +3,7 @@
 //! Guarantees: nothing that is masked by default reaches a record (literals of SQL, values of query strings, parameters); a time is
 //! never negative; no allocation in the steady state. The record borrows from the exchange and from this module's scratch text.
 
+mod identity;
 mod route;
 mod sql;
 #[cfg(test)]
@@ -15,9 +16,9 @@ use std::net::IpAddr;
 use podtap_wire::{Completeness, RequestRecord, Side, SourceKind, Transport};
 
 use crate::packet::Endpoint;
-use crate::pipeline::Identity;
 use crate::protocol::Exchange;
 use crate::protocol::exchange::{Detail, ErrorType, Header, HttpDetail, MysqlDetail, TlsDetail};
+pub use identity::Identity;
 pub use sql::Normalised;
 
 /// Makes records.

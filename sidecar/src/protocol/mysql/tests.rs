@@ -10,7 +10,7 @@ use super::super::{Discard, Incident};
 use super::command;
 use super::frame::{Fields, Header};
 use super::session::Session;
-use crate::capture::{CapturedPacket, LinkType};
+use crate::packet::{CapturedPacket, LinkType};
 use crate::pipeline::{Pipeline, PipelineConfig};
 
 fn show(record: &RequestRecord<'_>) -> String {
