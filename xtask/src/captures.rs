@@ -35,16 +35,18 @@ pub enum Protocol {
 enum Load {
     /// A wrk script.
     Wrk(&'static str),
-    /// sysbench's --db-ps-mode.
-    Sysbench(&'static str),
+    /// A workload of sysbench, and its --db-ps-mode.
+    Sysbench(&'static str, &'static str),
 }
 
 pub const RECIPES: &[Recipe] = &[
     Recipe { name: "http-api", protocol: Protocol::Http, load: Load::Wrk(API) },
     Recipe { name: "http-mix", protocol: Protocol::Http, load: Load::Wrk(MIX) },
+    Recipe { name: "http-pipe8", protocol: Protocol::Http, load: Load::Wrk(PIPE) },
     Recipe { name: "http-close", protocol: Protocol::Http, load: Load::Wrk(CLOSE) },
-    Recipe { name: "mysql-text", protocol: Protocol::Mysql, load: Load::Sysbench("disable") },
-    Recipe { name: "mysql-prepared", protocol: Protocol::Mysql, load: Load::Sysbench("auto") },
+    Recipe { name: "mysql-point", protocol: Protocol::Mysql, load: Load::Sysbench("oltp_point_select", "disable") },
+    Recipe { name: "mysql-text", protocol: Protocol::Mysql, load: Load::Sysbench("oltp_read_only", "disable") },
+    Recipe { name: "mysql-prepared", protocol: Protocol::Mysql, load: Load::Sysbench("oltp_read_only", "auto") },
 ];
 
 pub const API: &str = r#"
@@ -77,6 +79,19 @@ request = function()
   if r == 97 then return wrk.format("GET", "/err500", headers) end
   if r == 98 then return wrk.format("GET", "/err503", headers) end
   return wrk.format("GET", "/index.html", headers)
+end
+"#;
+
+/// Eight requests at once, then their answers.
+const PIPE: &str = r#"
+local n = 0
+request = function()
+  local requests = {}
+  for i = 1, 8 do
+    n = n + 1
+    requests[i] = wrk.format("GET", "/api/p/" .. n, { ["Accept"] = "application/json" })
+  end
+  return table.concat(requests)
 end
 "#;
 
@@ -153,8 +168,8 @@ fn record(lab: &mut Lab, recipe: &Recipe, seconds: u32, folder: &Path) -> Result
 fn load(lab: &Lab, load: Load, seconds: u32) -> Result<Command> {
     match load {
         Load::Wrk(script) => wrk(lab, script, seconds),
-        Load::Sysbench(mode) => {
-            let mut sysbench = lab::sysbench("oltp_read_only", TABLE_ROWS)?;
+        Load::Sysbench(workload, mode) => {
+            let mut sysbench = lab::sysbench(workload, TABLE_ROWS)?;
             sysbench.args(["--threads=16".to_owned(), format!("--time={seconds}"), format!("--db-ps-mode={mode}")]);
             sysbench.arg("run");
             Ok(sysbench)

@@ -34,14 +34,15 @@ impl Lab {
         }
         fs::create_dir_all(dir).doing(format_args!("making {}", dir.display()))?;
         let lab = Lab { dir: dir.to_owned(), children: Vec::new() };
-        let ip = |line: &str| run::capture(Command::new("ip").args(line.split(' ')));
-        ip(&format!("netns add {SERVER}"))?;
-        ip(&format!("netns add {CLIENT}"))?;
-        ip(&format!("-n {SERVER} link add {INTERFACE} type veth peer name {INTERFACE} netns {CLIENT}"))?;
+        for namespace in [SERVER, CLIENT] {
+            run::capture(Command::new("ip").args(["netns", "add", namespace]))?;
+        }
+        let ip = |namespace: &str, line: &str| run::capture(inside(namespace, "ip")?.args(line.split(' ')));
+        ip(SERVER, &format!("link add {INTERFACE} type veth peer name {INTERFACE} netns {CLIENT}"))?;
         for (namespace, address) in [(SERVER, SERVER_ADDRESS), (CLIENT, CLIENT_ADDRESS)] {
-            ip(&format!("-n {namespace} addr add {address}/24 dev {INTERFACE}"))?;
-            ip(&format!("-n {namespace} link set {INTERFACE} up"))?;
-            ip(&format!("-n {namespace} link set lo up"))?;
+            ip(namespace, &format!("addr add {address}/24 dev {INTERFACE}"))?;
+            ip(namespace, &format!("link set {INTERFACE} up"))?;
+            ip(namespace, "link set lo up")?;
             // Packets of the size they have on a wire, with checksums that are right.
             run::capture(inside(namespace, "ethtool")?.args("-K eth0 tso off gso off gro off tx off".split(' ')))?;
         }
@@ -143,16 +144,22 @@ impl Drop for Lab {
     }
 }
 
-/// A program in a namespace; it keeps the process that was started, so its id is the program's.
+/// A program in a namespace; it keeps the process that was started, so its id is the program's. `ip netns exec` and `ip -n` make
+/// mounts of their own, which fails where the root is no mount point.
 pub fn inside(namespace: &str, program: impl AsRef<Path>) -> Result<Command> {
     let program = program.as_ref();
     let found = match program.to_str().filter(|name| !name.contains('/')) {
         Some(name) => find_program(name).ok_or_else(|| Failure(format!("{name} is not installed")))?,
         None => program.to_owned(),
     };
-    let mut command = Command::new("ip");
-    command.args(["netns", "exec", namespace]).arg(found);
+    let mut command = Command::new(find_program("nsenter").ok_or_else(|| Failure::new("nsenter is not installed"))?);
+    command.arg(format!("--net={}", path(namespace).display())).arg("--").arg(found);
     Ok(command)
+}
+
+/// The file that stands for a namespace.
+pub fn path(namespace: &str) -> PathBuf {
+    Path::new("/run/netns").join(namespace)
 }
 
 /// sysbench from the client's namespace, without its verb.

@@ -15,6 +15,7 @@ mod phases;
 mod run;
 mod tidy;
 mod tools;
+mod traffic;
 mod workspace;
 
 use std::path::PathBuf;

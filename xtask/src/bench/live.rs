@@ -17,7 +17,11 @@ use crate::workspace::Workspace;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Transport {
+    /// `print --quiet`: captures, decodes and makes every record, and sends nothing.
+    Quiet,
+    /// Lines to the null device.
     Print,
+    /// To a broker beside it.
     Kafka,
 }
 
@@ -60,18 +64,19 @@ pub fn measure(workspace: &Workspace, setup: &Setup, transports: &[Transport]) -
             rounds.push(round(&mut lab, setup, Some(*transport), broker.as_ref())?);
         }
     }
-    let base: Vec<f64> = without.iter().map(|r| r.rate).collect();
-    let mut rows = vec![row("none", &without, &base)];
+    let mut rows = vec![row("none", &without, &without)];
     for (transport, rounds) in transports.iter().zip(&with) {
-        rows.push(row(&format!("{transport:?}").to_lowercase(), rounds, &base));
+        rows.push(row(&format!("{transport:?}").to_lowercase(), rounds, &without));
     }
     drop(broker);
     Ok(Section {
         title: "Beside a busy nginx".to_owned(),
         remarks: vec![format!(
-            "wrk -c64 -d{} against nginx with one worker, small keep-alive requests, over veth; medians. All share this machine's \
-             processors, with `kafka` the broker too. `seen` is records by requests; below 100 % a round is marked `!`.",
-            setup.seconds
+            "wrk -c64 -d{} against nginx with one worker, small keep-alive requests, over veth; medians of {} rounds, in each of which \
+             every row had its turn; `fall` is the median of the rounds' own falls. All share this machine's processors, with `kafka` the \
+             broker too. `quiet` makes every record and sends none, `print` writes JSON lines to the null device. `seen` is records by \
+             requests; a row with a round below 100 % is marked `!`.",
+            setup.seconds, setup.rounds
         )],
         head: vec![
             "sidecar sends to",
@@ -88,14 +93,15 @@ pub fn measure(workspace: &Workspace, setup: &Setup, transports: &[Transport]) -
     })
 }
 
-fn row(name: &str, rounds: &[Round], base: &[f64]) -> Vec<String> {
+fn row(name: &str, rounds: &[Round], base: &[Round]) -> Vec<String> {
     let rates: Vec<f64> = rounds.iter().map(|r| r.rate).collect();
     let of = |what: fn(&Round, &Sidecar) -> f64| {
         let values: Vec<f64> = rounds.iter().filter_map(|r| r.sidecar.as_ref().map(|s| what(r, s))).collect();
         (!values.is_empty()).then(|| measure::median(&values))
     };
     let cell = |value: Option<f64>, show: &dyn Fn(f64) -> String| value.map_or_else(|| "-".to_owned(), show);
-    let fall = 1.0 - measure::median(&rates) / measure::median(base);
+    let falls: Vec<f64> = rounds.iter().zip(base).map(|(with, without)| 1.0 - with.rate / without.rate.max(1.0)).collect();
+    let fall = measure::median(&falls);
     let missed = rounds.iter().any(|r| r.sidecar.as_ref().is_some_and(|s| s.records < r.requests));
     let mark = if missed { " !" } else { "" };
     let source = rounds.iter().find_map(|r| r.sidecar.as_ref().map(|s| s.source.clone())).unwrap_or_else(|| "-".to_owned());
@@ -124,31 +130,51 @@ fn round(lab: &mut Lab, setup: &Setup, transport: Option<Transport>, broker: Opt
     if let (Some(pid), Some(before)) = (pid, before) {
         // Records in the batch that is still open belong to the round.
         std::thread::sleep(std::time::Duration::from_secs(2));
-        let metrics = run::capture(lab::inside(lab::SERVER, "curl")?.args(["--silent", "--fail", &format!("http://{ADMIN}/metrics")]))?;
+        let (cpu_seconds, peak) = (cpu_so_far(pid)? - before, peak_bytes(pid)? as f64);
+        let said = match transport {
+            Some(Transport::Quiet) => {
+                lab.stop("sidecar", libc::SIGTERM)?;
+                lab.log("sidecar")
+            }
+            _ => {
+                let metrics = metrics()?;
+                lab.stop("sidecar", libc::SIGTERM)?;
+                metrics
+            }
+        };
+        let total = |name| if transport == Some(Transport::Quiet) { sum_in_account(&said, name) } else { sum_of(&said, name) };
         sidecar = Some(Sidecar {
-            cpu_seconds: cpu_so_far(pid)? - before,
-            peak: peak_bytes(pid)? as f64,
-            records: sum_of(&metrics, "podtap_records_total"),
-            dropped: sum_of(&metrics, "podtap_packets_dropped_total"),
-            source: source_in(&metrics).unwrap_or("unknown").to_owned(),
+            cpu_seconds,
+            peak,
+            records: total("podtap_records_total"),
+            dropped: total("podtap_packets_dropped_total"),
+            source: source_in(&said).unwrap_or("unknown").to_owned(),
         });
-        lab.stop("sidecar", libc::SIGTERM)?;
     }
     Ok(Round { requests, rate, sidecar })
 }
 
 fn start_sidecar(lab: &mut Lab, setup: &Setup, transport: Transport, broker: Option<&Broker>) -> Result<u32> {
-    let mut sidecar = lab::inside(lab::SERVER, &setup.sidecar)?;
-    sidecar.args(["run", "--source", &setup.source, "--interface", lab::INTERFACE, "--admin-listen", ADMIN]);
     match (transport, broker) {
+        (Transport::Quiet, _) => {
+            let mut sidecar = lab::inside(lab::SERVER, &setup.sidecar)?;
+            sidecar.args(["print", "--quiet", "--stats", "--log-level", "info", "--source", &setup.source, "--interface", lab::INTERFACE]);
+            let pid = lab.start("sidecar", sidecar)?;
+            lab.wait_for("sidecar", |lab| lab.log("sidecar").contains("capturing"))?;
+            Ok(pid)
+        }
         (Transport::Kafka, Some(broker)) => {
-            sidecar.args(["--transport", "kafka", "--kafka-brokers", &broker.address]);
+            start_run(lab, &setup.sidecar, &setup.source, &["--transport", "kafka", "--kafka-brokers", &broker.address])
         }
-        (Transport::Kafka, None) => return Err(Failure::new("no broker for the transport kafka")),
-        (Transport::Print, _) => {
-            sidecar.args(["--transport", "print"]);
-        }
+        (Transport::Kafka, None) => Err(Failure::new("no broker for the transport kafka")),
+        (Transport::Print, _) => start_run(lab, &setup.sidecar, &setup.source, &["--transport", "print"]),
     }
+}
+
+/// `run` in the server's namespace, its lines to the null device.
+pub fn start_run(lab: &mut Lab, program: &Path, source: &str, transport: &[&str]) -> Result<u32> {
+    let mut sidecar = lab::inside(lab::SERVER, program)?;
+    sidecar.args(["run", "--source", source, "--interface", lab::INTERFACE, "--admin-listen", ADMIN]).args(transport);
     // Lines go to the null device, messages to the log: through a shell, because the lab gives both one file.
     let mut shell = Command::new("sh");
     shell.args(["-c", "exec \"$@\" >/dev/null", "sidecar"]).arg(sidecar.get_program()).args(sidecar.get_args());
@@ -196,8 +222,20 @@ fn wrk_figures(said: &str) -> Option<(f64, f64)> {
     Some((requests, rate))
 }
 
+/// What the sidecar that [`start_run`] started says at /metrics.
+pub fn metrics() -> Result<String> {
+    run::capture(lab::inside(lab::SERVER, "curl")?.args(["--silent", "--fail", &format!("http://{ADMIN}/metrics")]))
+}
+
+/// The sum over all labels of a metric in the object that `print --stats` writes.
+fn sum_in_account(said: &str, name: &str) -> f64 {
+    let Some((_, rest)) = said.split_once(&format!("\"{name}\":{{")) else { return 0.0 };
+    let values = rest.split('}').next().unwrap_or_default().split(',');
+    values.filter_map(|value| value.rsplit(':').next()?.trim().parse::<f64>().ok()).sum()
+}
+
 /// The sum over all labels of a metric in Prometheus text.
-fn sum_of(metrics: &str, name: &str) -> f64 {
+pub fn sum_of(metrics: &str, name: &str) -> f64 {
     let values = metrics.lines().filter_map(|l| {
         let rest = l.strip_prefix(name)?;
         (rest.starts_with('{') || rest.starts_with(' ')).then(|| rest.rsplit(' ').next()?.parse::<f64>().ok())?
@@ -205,7 +243,11 @@ fn sum_of(metrics: &str, name: &str) -> f64 {
     values.sum()
 }
 
+/// The source in use, from Prometheus text or from the object that `print --stats` writes.
 fn source_in(metrics: &str) -> Option<&str> {
+    if let Some((_, rest)) = metrics.split_once("\"podtap_source_info\":{\"") {
+        return rest.split('"').next();
+    }
     let line = metrics.lines().find(|l| l.starts_with("podtap_source_info{") && l.ends_with(" 1"))?;
     line.split_once("source=\"")?.1.split('"').next()
 }
@@ -231,5 +273,9 @@ mod tests {
         assert_eq!(sum_of(metrics, "podtap_records_total"), 7.0);
         assert_eq!(sum_of(metrics, "podtap_gone_total"), 0.0);
         assert_eq!(source_in(metrics), Some("pcap"));
+        let account = "{\"podtap_packets_dropped_total\":{\"interface\":0,\"kernel\":3},\"podtap_source_info\":{\"ebpf\":1}}";
+        assert_eq!(sum_in_account(account, "podtap_packets_dropped_total"), 3.0);
+        assert_eq!(sum_in_account(account, "podtap_records_total"), 0.0);
+        assert_eq!(source_in(account), Some("ebpf"));
     }
 }

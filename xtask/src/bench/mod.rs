@@ -3,8 +3,10 @@
 //! Guarantee: both sides of a ratio were measured in the same run, in turn. Figures go to standard output and, with the
 //! machine and the revision, to `target/bench/`.
 
+mod instructions;
 mod live;
 mod measure;
+mod memory;
 mod offline;
 
 use std::fs;
@@ -22,11 +24,20 @@ use crate::{captures, ebpf};
 #[derive(Args)]
 pub struct Options {
     /// Only decoding of captures
-    #[arg(long, conflicts_with = "live")]
+    #[arg(long)]
     offline: bool,
     /// Only the sidecar beside nginx and wrk
     #[arg(long)]
     live: bool,
+    /// Only memory under a flood of connections
+    #[arg(long)]
+    memory: bool,
+    /// Only instructions an exchange, compared with the committed figures
+    #[arg(long)]
+    instructions: bool,
+    /// Commit these instructions as the figures to compare with
+    #[arg(long, requires = "instructions")]
+    save: bool,
     /// Measure this sidecar instead of building one
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
@@ -36,14 +47,14 @@ pub struct Options {
     /// Small captures, short loads: a first look, no figures
     #[arg(long)]
     quick: bool,
-    /// How often each is measured
-    #[arg(long, default_value_t = 5)]
-    rounds: usize,
+    /// How often each is measured [default: 5, live 9]
+    #[arg(long)]
+    rounds: Option<usize>,
     /// Where the sidecar of the live half captures: auto, ebpf, pcap
     #[arg(long, default_value = "auto")]
     source: String,
-    /// Where it sends: print (lines to the null device), kafka (a broker beside it); repeatable
-    #[arg(long, default_values = ["print", "kafka"])]
+    /// Where it sends; repeatable
+    #[arg(long, default_values = ["quiet", "print", "kafka"])]
     transport: Vec<live::Transport>,
 }
 
@@ -74,21 +85,30 @@ pub fn bench(workspace: &Workspace, cache: &Cache, options: &Options) -> Result<
         Some(file) => std::path::absolute(file).doing(format_args!("finding {}", file.display()))?,
         None => release(workspace, cache)?,
     };
-    let rounds = if options.quick { 1 } else { options.rounds.max(1) };
-    let mut report = about(workspace, &sidecar, rounds)?;
+    let rounds = |usual: usize| if options.quick { 1 } else { options.rounds.unwrap_or(usual).max(1) };
+    let mut report = about(workspace, &sidecar)?;
     println!("{report}");
-    if !options.live {
-        captures::make(workspace, options.quick, &[])?;
-        let section = offline::measure(&captures::folder(workspace), &sidecar, rounds)?.markdown();
+    let mut add = |section: Section| {
+        let section = section.markdown();
         println!("{section}");
         report.push_str(&section);
-    }
-    if !options.offline {
-        let setup = live::Setup { sidecar, source: options.source.clone(), rounds, seconds: if options.quick { 2 } else { 8 } };
-        let section = live::measure(workspace, &setup, &options.transport)?.markdown();
-        println!("{section}");
         report.push('\n');
-        report.push_str(&section);
+    };
+    let all = ![options.offline, options.live, options.memory, options.instructions].contains(&true);
+    if all || options.instructions {
+        add(instructions::measure(workspace, &sidecar, options.save)?);
+    }
+    if all || options.offline {
+        captures::make(workspace, options.quick, &[])?;
+        add(offline::measure(&captures::folder(workspace), &sidecar, rounds(5))?);
+    }
+    if all || options.memory {
+        add(memory::measure(workspace, &sidecar, &options.source, if options.quick { 5 } else { 20 })?);
+    }
+    if all || options.live {
+        let seconds = if options.quick { 2 } else { 8 };
+        let setup = live::Setup { sidecar, source: options.source.clone(), rounds: rounds(9), seconds };
+        add(live::measure(workspace, &setup, &options.transport)?);
     }
     if options.micro {
         micro(workspace)?;
@@ -125,7 +145,7 @@ fn place(workspace: &Workspace) -> Result<PathBuf> {
     Ok(folder.join(format!("bench-{now}.md")))
 }
 
-fn about(workspace: &Workspace, sidecar: &Path, rounds: usize) -> Result<String> {
+fn about(workspace: &Workspace, sidecar: &Path) -> Result<String> {
     let version = run::capture(Command::new(sidecar).arg("--version"))?;
     let revision = run::capture(Command::new("git").current_dir(workspace.root()).args(["describe", "--always", "--dirty"]))?;
     let kernel = run::capture(Command::new("uname").args(["-sr"]))?;
@@ -135,7 +155,7 @@ fn about(workspace: &Workspace, sidecar: &Path, rounds: usize) -> Result<String>
     let load = fs::read_to_string("/proc/loadavg").doing("reading /proc/loadavg")?;
     let busy = load.split_whitespace().next().unwrap_or_default();
     Ok(format!(
-        "# Podtap bench\n\n{}, clone at {}, {}, {count} x {model}, {rounds} round(s), load average before {busy}.\n\n",
+        "# Podtap bench\n\n{}, clone at {}, {}, {count} x {model}, load average before {busy}.\n\n",
         version.trim(),
         revision.trim(),
         kernel.trim(),

@@ -127,7 +127,7 @@ fn podtap_records(output: &Output) -> Option<u64> {
 }
 
 /// The sum of `"podtap_records_total":{"http":120,"mysql":3}` in the object that `--stats` prints last.
-fn records(said: &str) -> Option<u64> {
+pub fn records(said: &str) -> Option<u64> {
     let object = said.lines().rev().find(|l| l.starts_with('{'))?;
     let inside = object.split_once("\"podtap_records_total\":{")?.1.split('}').next()?;
     let values = inside.split(',').filter(|v| !v.is_empty());

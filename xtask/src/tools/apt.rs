@@ -65,6 +65,7 @@ pub const PEERS: &[Package] = &[
     program("tshark", "tshark", "the decoder to compare with"),
     program("httpry", "httpry", "a light HTTP logger to compare with"),
     program("util-linux", "taskset", "keeps a tool on one core"),
+    program("valgrind", "valgrind", "counts instructions"),
 ];
 
 /// Installs what is missing of `packages`; `purpose` completes the sentence "... needs".
