@@ -45,6 +45,26 @@ fn link_layers() {
 }
 
 #[test]
+fn the_short_way_and_the_long_one_read_the_same() {
+    let show = |found: Result<Segment<'_>, Ignored>| format!("{found:?}");
+    let whole = ethernet();
+    for position in 0..whole.len() {
+        for value in [0, 1, 0x0f, 0x45, 0x60, 0xff] {
+            let mut data = whole.clone();
+            data[position] = value;
+            for length in [data.len(), data.len() - 3, 54, 40] {
+                let data = &data[..length];
+                let original_length = whole.len() as u32;
+                let packet = CapturedPacket { timestamp_ns: 0, interface: 0, link_type: LinkType::Ethernet, data, original_length };
+                let exact = CapturedPacket { original_length: length as u32, ..packet };
+                assert_eq!(show(parse(&packet)), show(any(&packet)), "byte {position} is {value}, {length} bytes");
+                assert_eq!(show(parse(&exact)), show(any(&exact)), "byte {position} is {value}, {length} bytes are all");
+            }
+        }
+    }
+}
+
+#[test]
 fn lengths() {
     let mut packet = ethernet();
     // BIG TCP: no length in the header.

@@ -57,6 +57,7 @@ pub fn measure(workspace: &Workspace, sidecar: &Path, save: bool) -> Result<Sect
     }
     if save {
         let lines: String = now.iter().map(|(name, each)| format!("{name} {each}\n")).collect();
+        fs::create_dir_all(file.with_file_name("")).doing("making the folder of the figures")?;
         fs::write(&file, format!("{HEAD}{lines}")).doing(format_args!("writing {}", file.display()))?;
         say(format_args!("==> {}", file.display()));
     } else if !grown.is_empty() {

@@ -36,7 +36,7 @@ pub fn measure(workspace: &Workspace, sidecar: &std::path::Path, source: &str, s
     let mut cable = Cable::open()?;
     // A first little load, so that what is made once is there.
     let mut numbers = 0..;
-    cable.short_lived(&mut numbers, 200)?;
+    cable.short_lived(&mut numbers, 200).doing("sending packets")?;
     std::thread::sleep(Duration::from_secs(3));
     let mut rows = Vec::new();
     let start = resident(pid)?;
