@@ -15,6 +15,7 @@ use crate::capture::own_traffic::OwnTraffic;
 use crate::capture::{self, CaptureError, CaptureRequest, Source, SourceState, pcap_file};
 use crate::config::{Settings, TransportChoice};
 use crate::identity;
+use crate::memory::Tide;
 use crate::pipeline::{Pipeline, PipelineConfig, Skip};
 use crate::print::condition::Condition;
 use crate::print::json::JsonLines;
@@ -94,6 +95,7 @@ struct Capture {
     pipeline: Pipeline,
     own: OwnTraffic,
     skips: Vec<Skip>,
+    tide: Tide,
 }
 
 /// Records made, by protocol. Whoever takes the records counts them, so that the figure is never behind what was passed on.
@@ -122,9 +124,6 @@ impl Capture {
             if own.is_own(&packet) {
                 return;
             }
-            if pipeline.poll_timeout().is_some_and(|due| due <= packet.timestamp_ns) {
-                pipeline.handle_timeout(packet.timestamp_ns);
-            }
             pipeline.handle_packet(&packet);
             drain(pipeline, on_record);
             while let Some(skip) = pipeline.next_skip() {
@@ -140,6 +139,7 @@ impl Capture {
                 self.pipeline.handle_timeout(now);
                 drain(&mut self.pipeline, on_record);
             }
+            self.tide.follow(self.pipeline.connections() as u64);
         }
         outcome.map(|state| state == SourceState::Ended)
     }
@@ -207,7 +207,7 @@ fn open(settings: &Settings, own_ports: &[u16], telemetry: &Telemetry) -> Result
     telemetry.set("podtap_source_info", source.kind().as_str(), 1);
     telemetry.set_ready("source", Ok(what));
     let own = OwnTraffic::new(if live { own_ports } else { &[] });
-    Ok(Capture { source, live, pipeline: Pipeline::new(config), own, skips: Vec::new() })
+    Ok(Capture { source, live, pipeline: Pipeline::new(config), own, skips: Vec::new(), tide: Tide::default() })
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {

@@ -15,6 +15,7 @@ pub mod config;
 pub mod doctor;
 pub mod eventloop;
 pub mod identity;
+pub mod memory;
 pub mod print;
 pub mod telemetry;
 pub mod transport;

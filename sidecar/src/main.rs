@@ -9,7 +9,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, Value
 use podtap_sidecar::config::{self, Layer, LogFormat, Settings, SourceChoice};
 use podtap_sidecar::eventloop::{self, Failure, PrintOptions};
 use podtap_sidecar::print::condition::Condition;
-use podtap_sidecar::{doctor, version};
+use podtap_sidecar::{doctor, memory, version};
 
 const CONFIGURATION: u8 = 78;
 
@@ -115,6 +115,7 @@ enum DoctorOutput {
 }
 
 fn main() -> ExitCode {
+    memory::prepare();
     // clap wants the text for the life of the program.
     let version: &'static str = Box::leak(version().into_boxed_str());
     let command = Cli::command().version(version);

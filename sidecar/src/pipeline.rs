@@ -116,7 +116,7 @@ impl Pipeline {
         let outbox = &mut self.outbox;
         self.flows.handle(&segment, packet.timestamp_ns, &mut |conversation: &mut Conversation, facts: &FlowFacts, event: Event<'_>| {
             conversation.handle(facts, event, outbox);
-            if let Some((sender, until)) = conversation.unwanted.take() {
+            if let Some((sender, until)) = outbox.unwanted.take() {
                 wish = Some((*facts, sender, until));
             }
         });
@@ -148,6 +148,11 @@ impl Pipeline {
     /// The next request to leave bytes out.
     pub fn next_skip(&mut self) -> Option<Skip> {
         self.skips.pop_front()
+    }
+
+    /// Connections that are followed.
+    pub fn connections(&self) -> usize {
+        self.flows.len()
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called next (nanoseconds since the Unix epoch).

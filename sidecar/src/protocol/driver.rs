@@ -18,50 +18,91 @@ const MAX_PROBES: u32 = 4096;
 const MAX_PROBES_FROM_START: u32 = 32;
 /// Largest message head that is buffered; decoders read bodies as they come.
 pub const MAX_MESSAGE_BYTES: usize = 256 << 10;
-/// An inbox that grew beyond this gives its memory back when it is empty.
-const INBOX_KEEP_BYTES: usize = 4 << 10;
+/// Buffers for incomplete messages that are kept for the next ones, and how large such a buffer may be.
+const SPARE_BUFFERS: usize = 64;
+const SPARE_BYTES: usize = 64 << 10;
+/// Stands for "no byte went by unread".
+const NEVER: u64 = u64::MAX;
 
-/// Incomplete bytes of one stream.
+/// The bytes of an incomplete message.
 #[derive(Debug, Default)]
-struct Inbox {
+pub struct Kept {
     bytes: Vec<u8>,
     marks: Vec<Mark>,
     need: usize,
 }
 
+impl Kept {
+    fn offset(&self) -> Option<u64> {
+        self.marks.first().map(|mark| mark.offset)
+    }
+}
+
+/// Incomplete bytes of one stream. Nearly always empty, so what they need is made when they come.
+#[derive(Debug, Default)]
+struct Inbox(Option<Box<Kept>>);
+
 impl Inbox {
-    fn clear(&mut self, outbox: &mut Outbox) -> usize {
-        let length = self.bytes.len();
-        outbox.buffered_bytes -= length;
-        self.bytes.clear();
-        self.marks.clear();
-        self.need = 0;
-        if self.bytes.capacity() > INBOX_KEEP_BYTES {
-            self.bytes = Vec::new();
+    fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |kept| kept.bytes.len())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Stream offset of the first byte.
+    fn offset(&self) -> Option<u64> {
+        self.0.as_ref().and_then(|kept| kept.offset())
+    }
+
+    /// Takes everything out; it no longer counts as buffered.
+    fn take(&mut self, outbox: &mut Outbox) -> Option<Box<Kept>> {
+        let kept = self.0.take()?;
+        outbox.buffered_bytes -= kept.bytes.len();
+        Some(kept)
+    }
+
+    /// Puts back what was taken out, without its first `taken` bytes.
+    fn restore(&mut self, mut kept: Box<Kept>, taken: usize, outbox: &mut Outbox) {
+        if taken >= kept.bytes.len() {
+            return spare(kept, outbox);
         }
+        if taken > 0 {
+            kept.bytes.drain(..taken);
+            let Some(first) = kept.offset().map(|offset| offset + taken as u64) else { return };
+            let passed = kept.marks.partition_point(|mark| mark.offset <= first).saturating_sub(1);
+            kept.marks.drain(..passed);
+            if let Some(mark) = kept.marks.first_mut() {
+                mark.offset = first;
+            }
+        }
+        outbox.buffered_bytes += kept.bytes.len();
+        self.0 = Some(kept);
+    }
+
+    fn clear(&mut self, outbox: &mut Outbox) -> usize {
+        let Some(kept) = self.take(outbox) else { return 0 };
+        let length = kept.bytes.len();
+        spare(kept, outbox);
         length
     }
 
     fn push(&mut self, mark: Mark, bytes: &[u8], outbox: &mut Outbox) {
         outbox.buffered_bytes += bytes.len();
-        self.bytes.extend_from_slice(bytes);
-        self.marks.push(mark);
+        let kept = self.0.get_or_insert_with(|| outbox.spare.pop().unwrap_or_default());
+        kept.bytes.extend_from_slice(bytes);
+        kept.marks.push(mark);
     }
+}
 
-    /// Forgets the first `length` bytes.
-    fn consume(&mut self, length: usize, outbox: &mut Outbox) {
-        if length >= self.bytes.len() {
-            self.clear(outbox);
-            return;
-        }
-        outbox.buffered_bytes -= length;
-        self.bytes.drain(..length);
-        let Some(first) = self.marks.first().map(|mark| mark.offset + length as u64) else { return };
-        let keep = self.marks.partition_point(|mark| mark.offset <= first).saturating_sub(1);
-        self.marks.drain(..keep);
-        if let Some(mark) = self.marks.first_mut() {
-            mark.offset = first;
-        }
+/// Keeps a buffer for the next incomplete message.
+fn spare(mut kept: Box<Kept>, outbox: &mut Outbox) {
+    if outbox.spare.len() < SPARE_BUFFERS && kept.bytes.capacity() <= SPARE_BYTES {
+        kept.bytes.clear();
+        kept.marks.clear();
+        kept.need = 0;
+        outbox.spare.push(kept);
     }
 }
 
@@ -79,23 +120,14 @@ pub struct Conversation {
     inboxes: [Inbox; 2],
     /// Offset behind the last byte or gap of each stream.
     offsets: [u64; 2],
-    /// Offset of the other stream when the last of each end's bytes went by unread.
-    missed_at: [Option<u64>; 2],
+    /// Offset of the other stream when the last of each end's bytes went by unread, or [`NEVER`].
+    missed_at: [u64; 2],
     next_index: u64,
-    /// Wish of the decoder, for the pipeline to carry out.
-    pub unwanted: Option<(End, u64)>,
 }
 
 impl Default for Conversation {
     fn default() -> Self {
-        Self {
-            phase: Phase::Undecided { probes: 0 },
-            inboxes: Default::default(),
-            offsets: [0; 2],
-            missed_at: [None; 2],
-            next_index: 0,
-            unwanted: None,
-        }
+        Self { phase: Phase::Undecided { probes: 0 }, inboxes: Default::default(), offsets: [0; 2], missed_at: [NEVER; 2], next_index: 0 }
     }
 }
 
@@ -125,7 +157,7 @@ impl Conversation {
         match &mut self.phase {
             Phase::Opaque => outbox.discarded[Discard::UnknownProtocol as usize] += bytes.len() as u64,
             Phase::Undecided { .. } => self.probe(facts, sender, mark, bytes, outbox),
-            Phase::Decoding { .. } if self.inboxes[sender].bytes.is_empty() => self.feed_segment(facts, sender, mark, bytes, outbox),
+            Phase::Decoding { .. } if self.inboxes[sender].is_empty() => self.feed_segment(facts, sender, mark, bytes, outbox),
             Phase::Decoding { .. } => {
                 self.keep(facts, sender, mark, bytes, outbox);
                 self.feed_inbox(facts, sender, outbox);
@@ -135,9 +167,15 @@ impl Conversation {
 
     /// Lends a segment to the decoder where nothing waits in front of it, and keeps what the decoder leaves.
     fn feed_segment(&mut self, facts: &FlowFacts, sender: End, mark: Mark, bytes: &[u8], outbox: &mut Outbox) {
-        let taken = self.feed(facts, sender, bytes, &[mark], outbox);
+        let (taken, need) = self.feed(facts, sender, bytes, &[mark], outbox);
         let rest = bytes.get(taken..).unwrap_or_default();
+        if rest.is_empty() {
+            return;
+        }
         self.keep(facts, sender, Mark { offset: mark.offset + taken as u64, ..mark }, rest, outbox);
+        if let Some(kept) = &mut self.inboxes[sender].0 {
+            kept.need = need;
+        }
     }
 
     /// Keeps bytes for later, within the caps.
@@ -149,9 +187,8 @@ impl Conversation {
             outbox.discarded[Discard::UnknownProtocol as usize] += bytes.len() as u64;
             return;
         }
-        let why = if self.inboxes[sender].bytes.len() + bytes.len() > MAX_MESSAGE_BYTES + PROBE_BYTES
-            && self.inboxes[sender].bytes.len() >= MAX_MESSAGE_BYTES
-        {
+        let waiting = self.inboxes[sender].len();
+        let why = if waiting + bytes.len() > MAX_MESSAGE_BYTES + PROBE_BYTES && waiting >= MAX_MESSAGE_BYTES {
             Some(Discard::TooLarge)
         } else if outbox.buffered_bytes + bytes.len() > outbox.buffer_limit {
             Some(Discard::BufferFull)
@@ -163,49 +200,45 @@ impl Conversation {
             return;
         };
         // What cannot be kept becomes a hole, which decoders know how to live with.
-        let offset = self.inboxes[sender].marks.first().map_or(mark.offset, |first| first.offset);
+        let offset = self.inboxes[sender].offset().unwrap_or(mark.offset);
         let length = self.inboxes[sender].clear(outbox) + bytes.len();
         outbox.discarded[why as usize] += length as u64;
         self.gap(facts, sender, offset, length as u64, false, outbox);
     }
 
     fn feed_inbox(&mut self, facts: &FlowFacts, sender: End, outbox: &mut Outbox) {
-        let inbox = &mut self.inboxes[sender];
-        if inbox.bytes.len() < inbox.need {
+        if self.inboxes[sender].0.as_ref().is_none_or(|kept| kept.bytes.len() < kept.need) {
             return;
         }
         // The inbox is lent to the decoder while the conversation stays usable.
-        let bytes = std::mem::take(&mut inbox.bytes);
-        let marks = std::mem::take(&mut inbox.marks);
-        let taken = self.feed(facts, sender, &bytes, &marks, outbox);
-        let inbox = &mut self.inboxes[sender];
-        inbox.bytes = bytes;
-        inbox.marks = marks;
-        match self.phase {
-            Phase::Decoding { .. } => inbox.consume(taken, outbox),
-            _ => {
-                let length = inbox.clear(outbox).saturating_sub(taken);
-                outbox.discarded[Discard::UnknownProtocol as usize] += length as u64;
-            }
+        let Some(mut kept) = self.inboxes[sender].take(outbox) else { return };
+        let (taken, need) = self.feed(facts, sender, &kept.bytes, &kept.marks, outbox);
+        kept.need = need;
+        if matches!(self.phase, Phase::Decoding { .. }) {
+            self.inboxes[sender].restore(kept, taken, outbox);
+        } else {
+            outbox.discarded[Discard::UnknownProtocol as usize] += (kept.bytes.len() - taken) as u64;
+            spare(kept, outbox);
         }
     }
 
-    /// Lends bytes to the decoder; returns how many it took.
-    fn feed(&mut self, facts: &FlowFacts, sender: End, bytes: &[u8], marks: &[Mark], outbox: &mut Outbox) -> usize {
-        let Phase::Decoding { decoder, client } = &mut self.phase else { return 0 };
-        let connection = connection(facts, *client);
+    /// Lends bytes to the decoder; returns how many it took, and how many it needs to go on.
+    fn feed(&mut self, facts: &FlowFacts, sender: End, bytes: &[u8], marks: &[Mark], outbox: &mut Outbox) -> (usize, usize) {
+        let Phase::Decoding { decoder, client } = &mut self.phase else { return (0, 0) };
+        let client = *client;
+        let connection = connection(facts, client);
         let mut unwanted = None;
         let mut out = Output { connection: &connection, next_index: &mut self.next_index, outbox, unwanted: &mut unwanted };
         let offset = marks.first().map_or(0, |mark| mark.offset);
-        let mut input = Input { sender: role(*client, sender), data: bytes, offset, marks, base: facts.base[sender] };
+        let mut input = Input { sender: role(client, sender), data: bytes, offset, marks, base: facts.base[sender] };
         let mut rejected = false;
-        self.inboxes[sender].need = 0;
+        let mut need = 0;
         while !input.data.is_empty() {
             match decoder.data(&input, &mut out) {
                 Progress::Consumed(length) if length > 0 => input = input.after(length),
                 Progress::Consumed(_) => break,
                 Progress::Need(length) => {
-                    self.inboxes[sender].need = length.min(MAX_MESSAGE_BYTES);
+                    need = length.min(MAX_MESSAGE_BYTES);
                     break;
                 }
                 Progress::Reject => {
@@ -216,16 +249,15 @@ impl Conversation {
         }
         if rejected {
             out.count(Incident::Rejected);
+            // What it had begun is of no protocol that is known.
+            decoder.end(Ending::Closed(Close::Evicted), &mut out);
             self.phase = Phase::Opaque;
         }
-        let client = match &self.phase {
-            Phase::Decoding { client, .. } => *client,
-            _ => 0,
-        };
+        let taken = bytes.len() - input.data.len();
         if let Some(Unwanted { sender, until }) = unwanted {
-            self.unwanted = Some((if sender == Sender::Client { client } else { 1 - client }, until));
+            outbox.unwanted = Some((if sender == Sender::Client { client } else { 1 - client }, until));
         }
-        bytes.len() - input.data.len()
+        (taken, need)
     }
 
     fn probe(&mut self, facts: &FlowFacts, sender: End, mark: Mark, bytes: &[u8], outbox: &mut Outbox) {
@@ -233,12 +265,11 @@ impl Conversation {
         *probes += 1;
         let limit = if facts.client.is_some() { MAX_PROBES_FROM_START } else { MAX_PROBES };
         let exhausted = *probes > limit;
-        if !self.inboxes[sender].bytes.is_empty() {
+        if !self.inboxes[sender].is_empty() {
             self.inboxes[sender].push(mark, bytes, outbox);
-            let held = std::mem::take(&mut self.inboxes[sender].bytes);
-            let first = self.inboxes[sender].marks.first().map_or(mark.offset, |first| first.offset);
-            let verdict = self.judge(facts, sender, first, &held, outbox);
-            self.inboxes[sender].bytes = held;
+            let Some(kept) = self.inboxes[sender].0.take() else { return };
+            let verdict = self.judge(facts, sender, kept.offset().unwrap_or(mark.offset), &kept.bytes, outbox);
+            self.inboxes[sender].0 = Some(kept);
             match verdict {
                 Verdict::Yes(_) => {}
                 Verdict::Maybe if !exhausted => {}
@@ -273,7 +304,7 @@ impl Conversation {
     /// Bytes of an end went by unread.
     fn miss(&mut self, sender: End, length: usize, outbox: &mut Outbox) {
         outbox.discarded[Discard::UnknownProtocol as usize] += length as u64;
-        self.missed_at[sender] = Some(self.offsets[1 - sender]);
+        self.missed_at[sender] = self.offsets[1 - sender];
     }
 
     /// Asks all protocols; on a yes the decoder is there.
@@ -292,10 +323,11 @@ impl Conversation {
                 Verdict::Yes(found) => {
                     let client = if found == Sender::Client { sender } else { 1 - sender };
                     let server = 1 - client;
-                    let waiting = self.inboxes[server].marks.first().map(|mark| mark.offset);
+                    let waiting = self.inboxes[server].offset();
                     let server_offset = if server == sender { offset } else { waiting.unwrap_or(self.offsets[server]) };
                     let untouched = from_start && (waiting == Some(0) || self.offsets[1 - sender] == 0);
-                    let start = Start { from_start: untouched, server_offset, missed_at: self.missed_at[client] };
+                    let missed_at = Some(self.missed_at[client]).filter(|offset| *offset != NEVER);
+                    let start = Start { from_start: untouched, server_offset, missed_at };
                     self.phase = Phase::Decoding { decoder: (row.decoder)(start), client };
                     return Verdict::Yes(found);
                 }
@@ -305,26 +337,25 @@ impl Conversation {
     }
 
     fn gap(&mut self, facts: &FlowFacts, sender: End, offset: u64, length: u64, skipped: bool, outbox: &mut Outbox) {
-        let inbox = &mut self.inboxes[sender];
-        let bytes = std::mem::take(&mut inbox.bytes);
-        let marks = std::mem::take(&mut inbox.marks);
-        outbox.buffered_bytes -= bytes.len();
-        inbox.need = 0;
+        let kept = self.inboxes[sender].take(outbox);
         let Phase::Decoding { decoder, client } = &mut self.phase else {
-            return self.miss(sender, bytes.len(), outbox);
+            return self.miss(sender, kept.map_or(0, |kept| kept.bytes.len()), outbox);
         };
         let connection = connection(facts, *client);
         let role = role(*client, sender);
-        let before = marks.first().filter(|_| !bytes.is_empty()).map(|first| Input {
+        let before = kept.as_ref().map(|kept| Input {
             sender: role,
-            data: &bytes,
-            offset: first.offset,
-            marks: &marks,
+            data: &kept.bytes,
+            offset: kept.offset().unwrap_or(offset),
+            marks: &kept.marks,
             base: facts.base[sender],
         });
         let gap = Gap { sender: role, before, offset, length, skipped };
         let mut out = Output { connection: &connection, next_index: &mut self.next_index, outbox, unwanted: &mut None };
         decoder.gap(&gap, &mut out);
+        if let Some(kept) = kept {
+            spare(kept, outbox);
+        }
     }
 
     fn end(&mut self, facts: &FlowFacts, ending: Ending, outbox: &mut Outbox) {
@@ -337,7 +368,7 @@ impl Conversation {
 
     fn close(&mut self, facts: &FlowFacts, why: Close, outbox: &mut Outbox) {
         for sender in 0..self.inboxes.len() {
-            if why != Close::RequestTimeout && !self.inboxes[sender].bytes.is_empty() {
+            if why != Close::RequestTimeout && !self.inboxes[sender].is_empty() {
                 self.gap(facts, sender, self.offsets[sender], 0, false, outbox);
             }
         }

@@ -19,7 +19,7 @@ pub mod tls;
 use podtap_wire::Protocol;
 
 use crate::packet::Endpoint;
-use crate::reassembly::{Close, Mark};
+use crate::reassembly::{Close, End, Mark};
 pub use exchange::{Exchange, Pool};
 
 /// Role of the end that sent something.
@@ -291,6 +291,14 @@ pub struct Outbox {
     pub buffered_bytes: usize,
     /// Cap of it.
     pub buffer_limit: usize,
+    /// Buffers that wait for the next incomplete message.
+    // Boxed, as they are in a connection: most connections have none.
+    #[allow(clippy::vec_box)]
+    pub spare: Vec<Box<driver::Kept>>,
+    /// Bytes of an end up to an offset that a decoder does not want to see, for the pipeline to pass on.
+    pub unwanted: Option<(End, u64)>,
+    /// Exchanges that were begun and are not finished.
+    pub open: usize,
 }
 
 /// Where a decoder puts what it finds.
@@ -309,6 +317,7 @@ pub struct Output<'a> {
 impl Output<'_> {
     /// An empty exchange of this connection.
     pub fn begin(&mut self, protocol: Protocol) -> Box<Exchange> {
+        self.outbox.open += 1;
         let mut exchange = self.outbox.pool.take();
         exchange.protocol = protocol;
         exchange.connection = *self.connection;
@@ -319,12 +328,14 @@ impl Output<'_> {
 
     /// Hands a finished exchange on.
     pub fn finish(&mut self, exchange: Box<Exchange>) {
+        self.outbox.open -= 1;
         self.outbox.finished.push_back(exchange);
     }
 
     /// Leaves an exchange out, for a reason that is counted.
     pub fn leave_out(&mut self, exchange: Box<Exchange>, why: Incident) {
         self.count(why);
+        self.outbox.open -= 1;
         self.outbox.pool.give(exchange);
     }
 

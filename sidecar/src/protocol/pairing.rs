@@ -17,10 +17,40 @@ use crate::reassembly::Close;
 /// without answers can hold.
 const MAX_IN_FLIGHT: usize = 1024;
 
+/// Most exchanges open on all connections together: each takes about a kilobyte, and a sidecar has to live within 64 MiB.
+const MAX_OPEN: usize = 16_384;
+
+/// Exchanges in order. Most connections have one in flight, for which nothing is allocated.
+#[derive(Debug, Default)]
+struct Queue {
+    /// Empty only when `rest` is.
+    first: Option<Box<Exchange>>,
+    rest: VecDeque<Box<Exchange>>,
+}
+
+impl Queue {
+    fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.rest.len()
+    }
+
+    fn push(&mut self, exchange: Box<Exchange>) {
+        match self.first {
+            None => self.first = Some(exchange),
+            Some(_) => self.rest.push_back(exchange),
+        }
+    }
+
+    fn pop(&mut self) -> Option<Box<Exchange>> {
+        let first = self.first.take();
+        self.first = self.rest.pop_front();
+        first
+    }
+}
+
 /// Open exchanges of one connection.
 #[derive(Debug)]
 pub struct Pairing {
-    queue: VecDeque<Box<Exchange>>,
+    queue: Queue,
     /// Requests may have been missed since the last certain point.
     request_hole: bool,
     /// Answers may have been missed, or the position in them is lost.
@@ -51,7 +81,7 @@ impl Pairing {
     /// Nothing open, and nothing missed.
     pub fn certain() -> Self {
         Self {
-            queue: VecDeque::new(),
+            queue: Queue::default(),
             request_hole: false,
             answer_hole: false,
             hole_offset: None,
@@ -79,7 +109,7 @@ impl Pairing {
 
     /// Decides about a request whose first byte acknowledged `floor` while the server's stream has been read up to `server_offset`.
     pub fn admit(&mut self, floor: Option<u64>, server_offset: u64, out: &mut Output<'_>) -> Admission {
-        let in_flight = !self.queue.is_empty();
+        let in_flight = !self.is_empty();
         let uncertain = self.request_hole || self.answer_hole;
         if in_flight && !self.answer_hole {
             self.sliding |= floor > self.last_floor;
@@ -94,7 +124,7 @@ impl Pairing {
             return Admission::Uncertain;
         }
         if !uncertain {
-            return match self.queue.len() < MAX_IN_FLIGHT {
+            return match self.queue.len() < MAX_IN_FLIGHT && out.outbox.open < MAX_OPEN {
                 true => Admission::Certain,
                 false => {
                     out.count(Incident::TooManyInFlight);
@@ -110,6 +140,10 @@ impl Pairing {
         if self.sliding || with_a_lost_one || answers_pending || floor != Some(server_offset) {
             return Admission::Uncertain;
         }
+        if out.outbox.open >= MAX_OPEN {
+            out.count(Incident::TooManyInFlight);
+            return Admission::Uncertain;
+        }
         self.abandon(Incident::AnswerLost, out);
         self.doubtful = self.request_hole && self.hole_offset.is_none();
         self.request_hole = false;
@@ -120,23 +154,26 @@ impl Pairing {
 
     /// Adds an admitted request.
     pub fn push(&mut self, exchange: Box<Exchange>) {
-        self.queue.push_back(exchange);
+        self.queue.push(exchange);
     }
 
     /// The exchange whose answer comes next.
     pub fn front(&mut self) -> Option<&mut Exchange> {
-        self.queue.front_mut().map(AsMut::as_mut)
+        self.queue.first.as_deref_mut()
     }
 
     /// The exchange whose request came last.
     pub fn back(&mut self) -> Option<&mut Exchange> {
-        self.queue.back_mut().map(AsMut::as_mut)
+        match self.queue.rest.back_mut() {
+            Some(last) => Some(last),
+            None => self.queue.first.as_deref_mut(),
+        }
     }
 
     /// Takes the front out.
     pub fn pop(&mut self) -> Option<Box<Exchange>> {
         self.doubtful = false;
-        self.queue.pop_front()
+        self.queue.pop()
     }
 
     /// Open exchanges.
@@ -146,7 +183,7 @@ impl Pairing {
 
     /// True without open exchanges.
     pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.queue.first.is_none()
     }
 
     /// Ends everything that is open: the connection is over, or (request timeout) no answer will come.
@@ -179,7 +216,7 @@ impl Pairing {
     /// Leaves out everything that is open.
     pub fn abandon(&mut self, why: Incident, out: &mut Output<'_>) {
         self.doubtful = false;
-        while let Some(exchange) = self.queue.pop_front() {
+        while let Some(exchange) = self.queue.pop() {
             out.leave_out(exchange, why);
         }
     }

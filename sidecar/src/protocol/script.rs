@@ -156,6 +156,7 @@ pub(crate) fn read(sent: &[Sent], unmask: bool, show: fn(&RequestRecord<'_>) -> 
         lines.push(show(&recorder.record(&exchange)));
     }
     assert_eq!(outbox.buffered_bytes, 0, "bytes are left in an inbox");
+    assert_eq!(outbox.open, 0, "an exchange was forgotten");
     Outcome { lines, outbox }
 }
 

@@ -172,15 +172,16 @@ impl<T> Flow<T> {
             shared.counters.duplicate_bytes += segment.payload.len() as u64;
             return;
         }
-        *shared.held_bytes += segment.payload.len();
-        stream.hold(Held {
+        let held = Held {
             sequence: first_byte,
             time_ns,
             acknowledgment: segment.acknowledgment,
             fin: segment.fin,
             cut,
             bytes: segment.payload.to_vec(),
-        });
+        };
+        *shared.held_bytes += held.cost();
+        stream.hold(held);
     }
 
     fn pair(&self, sender: End) -> [&Stream; 2] {
@@ -278,7 +279,7 @@ impl<T> Flow<T> {
             for sender in 0..2 {
                 while self.streams[sender].is_blocked() && (self.is_deadlocked() || self.is_answerable(sender)) {
                     let held = self.streams[sender].held.remove(0);
-                    *shared.held_bytes = shared.held_bytes.saturating_sub(held.bytes.len());
+                    *shared.held_bytes = shared.held_bytes.saturating_sub(held.cost());
                     self.deliver(sender, held.sequence, &held.bytes, held.cut, held.fin, held.acknowledgment, held.time_ns, shared, emit);
                     progressed = true;
                 }

@@ -5,6 +5,7 @@
 //! nothing is copied while segments arrive in order. Misuse to avoid: a gap is no error and no end, the stream goes on after it.
 
 mod flow;
+mod index;
 pub mod limits;
 mod stream;
 mod table;

@@ -19,6 +19,13 @@ pub(super) struct Held {
     pub bytes: Vec<u8>,
 }
 
+impl Held {
+    /// Memory that it takes: of tiny segments the bytes are the smallest part.
+    pub fn cost(&self) -> usize {
+        size_of::<Self>() + self.bytes.len()
+    }
+}
+
 /// One direction.
 #[derive(Debug, Default)]
 pub(super) struct Stream {

@@ -2,11 +2,9 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::collections::hash_map::Entry;
-
-use rustc_hash::FxHashMap;
 
 use super::flow::{Fate, Shared};
+use super::index::Index;
 use super::limits::{CLOSED_LINGER_NS, SWEEP_INTERVAL_NS};
 use super::{Close, Counters, End, Event, Flow, FlowFacts, Limits};
 use crate::packet::{Endpoint, Segment};
@@ -18,8 +16,9 @@ const EVICTION_SAMPLE: usize = 32;
 #[derive(Debug)]
 pub struct FlowTable<T> {
     limits: Limits,
-    index: FxHashMap<(Endpoint, Endpoint), u32>,
-    slots: Vec<Option<Flow<T>>>,
+    index: Index,
+    // Boxed: what a flood of connections took can be given back one by one.
+    slots: Vec<Option<Box<Flow<T>>>>,
     free: Vec<u32>,
     /// (deadline, slot, connection id) of flows with a hole; an entry whose flow has moved on is ignored.
     holes: BinaryHeap<Reverse<(u64, u32, u64)>>,
@@ -35,7 +34,7 @@ impl<T: Default> FlowTable<T> {
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
-            index: FxHashMap::default(),
+            index: Index::default(),
             slots: Vec::new(),
             free: Vec::new(),
             holes: BinaryHeap::new(),
@@ -59,7 +58,7 @@ impl<T: Default> FlowTable<T> {
 
     /// True without connections.
     pub fn is_empty(&self) -> bool {
-        self.index.is_empty()
+        self.index.len() == 0
     }
 
     /// Bytes held back.
@@ -75,8 +74,8 @@ impl<T: Default> FlowTable<T> {
     /// Takes one segment.
     pub fn handle(&mut self, segment: &Segment<'_>, time_ns: u64, emit: &mut impl FnMut(&mut T, &FlowFacts, Event<'_>)) {
         let (ends, sender) = ordered(segment);
-        let mut slot = match self.index.get(&(ends[0], ends[1])) {
-            Some(slot) => *slot,
+        let mut slot = match self.index.get(&ends) {
+            Some(slot) => slot,
             None => match self.open(ends, segment, emit) {
                 Some(slot) => slot,
                 None => return,
@@ -103,7 +102,7 @@ impl<T: Default> FlowTable<T> {
         time_ns: u64,
         emit: &mut impl FnMut(&mut T, &FlowFacts, Event<'_>),
     ) -> Option<Fate> {
-        let flow = self.slots.get_mut(slot as usize)?.as_mut()?;
+        let flow = self.slots.get_mut(slot as usize)?.as_deref_mut()?;
         let before = flow.deadline();
         let mut shared = Shared { limits: &self.limits, counters: &mut self.counters, held_bytes: &mut self.held_bytes };
         let fate = flow.handle(sender, segment, time_ns, &mut shared, emit);
@@ -122,7 +121,7 @@ impl<T: Default> FlowTable<T> {
         if self.index.len() >= self.limits.max_flows {
             self.evict(emit);
         }
-        let flow = Flow::new(self.next_id, ends, T::default());
+        let flow = Box::new(Flow::new(self.next_id, ends, T::default()));
         self.next_id += 1;
         self.counters.flows_opened += 1;
         self.counters.flows_joined += u64::from(!segment.syn);
@@ -136,14 +135,7 @@ impl<T: Default> FlowTable<T> {
                 self.slots.len() as u32 - 1
             }
         };
-        match self.index.entry((ends[0], ends[1])) {
-            Entry::Occupied(mut entry) => {
-                entry.insert(slot);
-            }
-            Entry::Vacant(entry) => {
-                entry.insert(slot);
-            }
-        }
+        self.index.insert(&ends, slot);
         Some(slot)
     }
 
@@ -171,14 +163,14 @@ impl<T: Default> FlowTable<T> {
         let Some(mut flow) = self.slots.get_mut(slot as usize).and_then(Option::take) else { return };
         let mut shared = Shared { limits: &self.limits, counters: &mut self.counters, held_bytes: &mut self.held_bytes };
         flow.close(why, &mut shared, emit);
-        self.index.remove(&(flow.facts.ends[0], flow.facts.ends[1]));
+        self.index.remove(&flow.facts.ends);
         self.free.push(slot);
     }
 
     /// Tells a connection that the source was asked to leave out a stream's bytes before `until`.
     pub fn expect_skip(&mut self, facts: &FlowFacts, sender: End, until: u32) {
-        let slot = self.index.get(&(facts.ends[0], facts.ends[1])).copied();
-        let flow = slot.and_then(|slot| self.slots.get_mut(slot as usize)).and_then(Option::as_mut);
+        let slot = self.index.get(&facts.ends);
+        let flow = slot.and_then(|slot| self.slots.get_mut(slot as usize)).and_then(Option::as_deref_mut);
         if let Some(flow) = flow
             && flow.facts.id == facts.id
         {
@@ -192,7 +184,7 @@ impl<T: Default> FlowTable<T> {
             && deadline <= now_ns
         {
             self.holes.pop();
-            let Some(flow) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { continue };
+            let Some(flow) = self.slots.get_mut(slot as usize).and_then(Option::as_deref_mut) else { continue };
             if flow.facts.id != id || flow.deadline() > now_ns {
                 continue;
             }
@@ -220,8 +212,10 @@ impl<T: Default> FlowTable<T> {
                 emit(&mut flow.state, &flow.facts, Event::Closed(Close::RequestTimeout));
             }
         }
-        if self.index.is_empty() {
+        self.index.shrink();
+        if self.index.len() == 0 {
             self.next_sweep_ns = u64::MAX;
+            (self.slots, self.free) = (Vec::new(), Vec::new());
         }
     }
 

@@ -214,6 +214,7 @@ impl Mysql {
             exchange.request.finish(input, HEADER + wanted);
         }
         // A login is the first thing on its connection: nothing can be open before it.
+        self.pairing.abandon(Incident::RequestUncertain, out);
         self.pairing = Pairing::certain();
         self.pairing.push(exchange);
         self.receiver = Receiver::Newest;
@@ -361,16 +362,18 @@ impl Mysql {
             return Progress::Reject;
         }
         match sender {
-            Sender::Client => self.lose_requests(),
+            Sender::Client => self.lose_requests(out),
             Sender::Server => self.lose_answers(out),
         }
         discard_all(input, Discard::Malformed, out)
     }
 
-    fn lose_requests(&mut self) {
+    fn lose_requests(&mut self, out: &mut Output<'_>) {
         self.client = Reader { lost: true, ..Reader::default() };
         self.pairing.lose_requests(self.server_offset);
-        self.unanswered = None;
+        if let Some(exchange) = self.unanswered.take() {
+            out.leave_out(exchange, Incident::RequestUncertain);
+        }
         self.receiver = Receiver::Nobody;
     }
 
@@ -403,7 +406,7 @@ impl Mysql {
             exchange.request.done = !survives;
         }
         if !survives {
-            return self.lose_requests();
+            return self.lose_requests(out);
         }
         self.client.left -= gap.length as usize;
         if self.client.is_over() {
