@@ -8,15 +8,29 @@ use podtap_wire::{Protocol, Status};
 use super::{Connection, Input};
 
 /// Most exchanges kept for reuse: what a busy sidecar has in flight.
-const POOL_LIMIT: usize = 4096;
+const POOL_LIMIT: usize = 1024;
 /// Arenas that grew beyond this are not kept: one long statement must not stay in memory for ever.
-const POOL_TEXT_LIMIT: usize = 16 << 10;
+const POOL_TEXT_LIMIT: usize = 4 << 10;
 
 /// Text in an exchange's arena.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
     start: u32,
     end: u32,
+}
+
+/// Longest head that is kept as a whole: beyond, cookies and the like would be most of it.
+const WHOLE_HEAD: usize = 1024;
+
+/// A head whose parts are being kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Head {
+    /// Where its bytes are, to know parts of it by.
+    address: usize,
+    /// Where its text is.
+    start: usize,
+    /// How long its text is, 0 if it is not kept as a whole.
+    length: usize,
 }
 
 /// Request or answer: when, where, how much.
@@ -235,6 +249,25 @@ impl Exchange {
             Err(_) => self.text.push_str(&String::from_utf8_lossy(bytes)),
         }
         Span { start, end: self.text.len() as u32 }
+    }
+
+    /// Keeps a whole message head, so that parts of it need no copy of their own; see [`part`](Self::part).
+    pub fn head(&mut self, head: &[u8]) -> Head {
+        let start = self.text.len();
+        let text = std::str::from_utf8(head).ok().filter(|text| text.len() <= WHOLE_HEAD);
+        self.text.push_str(text.unwrap_or_default());
+        Head { address: head.as_ptr() as usize, start, length: text.map_or(0, str::len) }
+    }
+
+    /// Keeps a part of a head's bytes.
+    pub fn part(&mut self, head: &Head, part: &[u8]) -> Span {
+        let offset = (part.as_ptr() as usize).wrapping_sub(head.address);
+        let (start, end) = (head.start.wrapping_add(offset), head.start.wrapping_add(offset).wrapping_add(part.len()));
+        let within = offset <= head.length && part.len() <= head.length - offset;
+        if within && self.text.is_char_boundary(start) && self.text.is_char_boundary(end) {
+            return Span { start: start as u32, end: end as u32 };
+        }
+        self.put(part)
     }
 
     /// The text of a span.

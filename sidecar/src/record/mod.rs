@@ -38,6 +38,8 @@ pub struct Recorder {
 #[derive(Debug, Default)]
 struct Scratch {
     service: String,
+    /// The server that `service` names.
+    server: Option<Endpoint>,
     route: String,
     query: String,
     error: String,
@@ -78,16 +80,19 @@ impl Recorder {
         let connection = &exchange.connection;
         record.side = side(&self.local_addresses, connection.client, connection.server);
         let Self { unmask, identity, service, scratch, sql, .. } = self;
-        let Scratch { service: service_text, route, query, error, code, trace, span } = scratch;
+        let Scratch { service: service_text, server, route, query, error, code, trace, span } = scratch;
         record.service_name = match service {
             Some(service) => service,
             None => {
-                service_text.clear();
-                // Writing to a String cannot fail.
-                let _ = match connection.server.0 {
-                    IpAddr::V4(address) => write!(service_text, "{address}:{}", connection.server.1),
-                    IpAddr::V6(address) => write!(service_text, "[{address}]:{}", connection.server.1),
-                };
+                if *server != Some(connection.server) {
+                    *server = Some(connection.server);
+                    service_text.clear();
+                    // Writing to a String cannot fail.
+                    let _ = match connection.server.0 {
+                        IpAddr::V4(address) => write!(service_text, "{address}:{}", connection.server.1),
+                        IpAddr::V6(address) => write!(service_text, "[{address}]:{}", connection.server.1),
+                    };
+                }
                 service_text
             }
         };

@@ -17,8 +17,18 @@ pub struct Headers<'a> {
     pub uber: &'a str,
 }
 
+impl Headers<'_> {
+    fn are_absent(&self) -> bool {
+        let Self { traceparent, b3, b3_trace, b3_span, sw8, uber } = self;
+        traceparent.len() + b3.len() + b3_trace.len() + b3_span.len() + sw8.len() + uber.len() == 0
+    }
+}
+
 /// Trace id and span id; W3C first, then B3, SkyWalking, Jaeger. The strings are scratch.
 pub fn ids<'a>(headers: Headers<'a>, trace: &'a mut String, span: &'a mut String) -> (&'a str, &'a str) {
+    if headers.are_absent() {
+        return ("", "");
+    }
     if let Some(found) = traceparent(headers.traceparent) {
         return found;
     }
@@ -97,6 +107,9 @@ fn base64(text: &str, decoded: &mut String) -> Option<()> {
 
 /// The first client that proxies tell of: Forwarded (RFC 7239), X-Forwarded-For, X-Real-IP.
 pub fn client<'a>(forwarded: &'a str, forwarded_for: &'a str, real_ip: &'a str) -> &'a str {
+    if forwarded.len() + forwarded_for.len() + real_ip.len() == 0 {
+        return "";
+    }
     let from_forwarded = forwarded
         .split([',', ';'])
         .map(str::trim)

@@ -190,10 +190,11 @@ impl Http1 {
         let method = request.method.unwrap_or_default();
         detail.is_head = method == "HEAD";
         detail.is_connect = method == "CONNECT";
-        detail.method = exchange.put(method.as_bytes());
-        target(&mut exchange, &mut detail, request.path.unwrap_or_default());
+        let head = exchange.head(input.data.get(..length).unwrap_or_default());
+        detail.method = exchange.part(&head, method.as_bytes());
+        target(&mut exchange, &head, &mut detail, request.path.unwrap_or_default().as_bytes());
         for header in request.headers.iter() {
-            request_header(&mut exchange, &mut detail, &mut lengths, header);
+            request_header(&mut exchange, &head, &mut detail, &mut lengths, header);
         }
         let body = lengths.of_request();
         detail.request_body = Some(if let Body::Length(length) = body { length } else { 0 });

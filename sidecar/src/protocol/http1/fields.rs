@@ -1,7 +1,7 @@
 //! What is kept of a request: target and header fields.
 
 use super::super::Exchange;
-use super::super::exchange::{Header, HttpDetail};
+use super::super::exchange::{Head, Header, HttpDetail, Span};
 use super::frame::LengthFields;
 
 /// Longest value of a header that is kept.
@@ -15,25 +15,48 @@ pub(super) fn cut(value: &[u8], limit: usize) -> &[u8] {
 }
 
 /// Splits a request target (RFC 9112, 3.2) into what is kept.
-pub(super) fn target(exchange: &mut Exchange, detail: &mut HttpDetail, target: &str) {
-    let (authority, rest) = if detail.is_connect {
-        (target, "")
-    } else if let Some((_, after)) = target.split_once("://").filter(|_| !target.starts_with('/')) {
-        let slash = after.find(['/', '?']).unwrap_or(after.len());
-        after.split_at(slash)
-    } else {
-        ("", target)
+pub(super) fn target(exchange: &mut Exchange, head: &Head, detail: &mut HttpDetail, target: &[u8]) {
+    let (authority, rest) = match target {
+        _ if detail.is_connect => (target, &[][..]),
+        [b'/', ..] => (&[][..], target),
+        _ => match target.windows(3).position(|window| window == b"://") {
+            Some(scheme) => {
+                let after = &target[scheme + 3..];
+                after.split_at(find(after, |byte| matches!(byte, b'/' | b'?')).unwrap_or(after.len()))
+            }
+            None => (&[][..], target),
+        },
     };
-    let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (path, query) = match find(rest, |byte| byte == b'?') {
+        Some(mark) => (&rest[..mark], &rest[mark + 1..]),
+        None => (rest, &[][..]),
+    };
     // User and password in an authority are credentials.
-    let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    detail.authority = exchange.put(cut(authority.as_bytes(), MAX_VALUE));
-    detail.path = exchange.put(cut(path.as_bytes(), MAX_TARGET));
-    detail.query = exchange.put(cut(query.as_bytes(), MAX_TARGET));
+    let authority = match authority.iter().rposition(|byte| *byte == b'@') {
+        Some(at) => &authority[at + 1..],
+        None => authority,
+    };
+    detail.authority = keep(exchange, head, cut(authority, MAX_VALUE));
+    detail.path = keep(exchange, head, cut(path, MAX_TARGET));
+    detail.query = keep(exchange, head, cut(query, MAX_TARGET));
+}
+
+fn find(bytes: &[u8], is: impl Fn(u8) -> bool) -> Option<usize> {
+    bytes.iter().position(|byte| is(*byte))
+}
+
+fn keep(exchange: &mut Exchange, head: &Head, part: &[u8]) -> Span {
+    if part.is_empty() { Span::default() } else { exchange.part(head, part) }
 }
 
 /// Keeps one header field, or takes note of the length it tells.
-pub(super) fn request_header(exchange: &mut Exchange, detail: &mut HttpDetail, lengths: &mut LengthFields, header: &httparse::Header<'_>) {
+pub(super) fn request_header(
+    exchange: &mut Exchange,
+    head: &Head,
+    detail: &mut HttpDetail,
+    lengths: &mut LengthFields,
+    header: &httparse::Header<'_>,
+) {
     let name = header.name;
     let is = |wanted: &str| name.eq_ignore_ascii_case(wanted);
     let kept = match name.len() {
@@ -56,6 +79,6 @@ pub(super) fn request_header(exchange: &mut Exchange, detail: &mut HttpDetail, l
     };
     // Of repeated headers the first counts, as with most servers.
     if detail.headers[kept as usize] == Default::default() {
-        detail.headers[kept as usize] = exchange.put(cut(header.value, MAX_VALUE));
+        detail.headers[kept as usize] = exchange.part(head, cut(header.value, MAX_VALUE));
     }
 }
