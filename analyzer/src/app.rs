@@ -22,6 +22,7 @@ use crate::ingest::writer::{self, Job};
 use crate::notify::webhook::Webhook;
 use crate::notify::{Dispatcher, Notifier};
 use crate::query;
+use crate::rollup::Rollups;
 use crate::store::Store;
 use crate::store::clickhouse::ClickHouse;
 use crate::telemetry::{Dependency, Telemetry};
@@ -188,6 +189,7 @@ impl Work {
             return Ok(());
         }
         let mut parts = Parts::new();
+        parts.spawn(self.roll_up());
         if let Some(resume) = self.resume_segment_log().await {
             parts.spawn(self.read_segment_log(resume)?);
         }
@@ -200,6 +202,7 @@ impl Work {
                 telemetry: Arc::clone(&self.telemetry),
                 stop: self.stop.clone(),
                 runtime: tokio::runtime::Handle::current(),
+                sampling: self.config.sampling,
             };
             parts.spawn(thread("kafka", move || reading.run())?);
         }
@@ -267,8 +270,23 @@ impl Work {
             jobs: self.jobs.clone(),
             telemetry: Arc::clone(&self.telemetry),
             stop: self.stop.clone(),
+            sampling: self.config.sampling,
         };
         thread("segment-reader", move || reading.run().map_err(|error| error.to_string()))
+    }
+
+    fn roll_up(&self) -> impl Future<Output = Result<(), AppError>> + Send + 'static {
+        let rollups = Rollups {
+            clickhouse: self.clickhouse.clone(),
+            telemetry: Arc::clone(&self.telemetry),
+            interval: self.config.rollup_interval,
+            delay: self.config.rollup_delay,
+        };
+        let stop = self.stop.clone();
+        async move {
+            rollups.run(stop).await;
+            Ok(())
+        }
     }
 
     fn evaluate(&self) -> Result<Ending, AppError> {

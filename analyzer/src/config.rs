@@ -10,13 +10,17 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 
+use crate::aggregate::Sampling;
 use crate::alarm::rule::{self, RuleFile};
 use crate::store::clickhouse::Access;
+use crate::store::cluster::Layout;
+use crate::store::retention::Retention;
 
 const EXAMPLES: &str = "Examples:
   podtap-analyzer run --clickhouse-url http://127.0.0.1:8123 --rules rules.yaml
   podtap-analyzer run --kafka-brokers kafka-1:9092,kafka-2:9092 --kafka-topic podtap.requests
   podtap-analyzer migrate --dry-run
+  podtap-analyzer migrate --print --clickhouse-cluster shards
   podtap-analyzer config check --config analyzer.yaml
 
 Every flag has a twin in the environment: --kafka-brokers is PODTAP_KAFKA_BROKERS.
@@ -44,13 +48,18 @@ pub enum Command {
     Run(Box<Settings>),
     /// Brings ClickHouse's schema up to this program's.
     Migrate {
-        /// Only print the statements.
+        /// Only print the statements that are missing.
         #[arg(long)]
         dry_run: bool,
+        /// Print all statements from nothing and ask no server; with --clickhouse-cluster in their replicated and sharded form.
+        #[arg(long, conflicts_with = "dry_run")]
+        print: bool,
         /// How to reach ClickHouse.
         #[command(flatten)]
         settings: Box<Settings>,
     },
+    /// Computes all roll-ups that are due, now, the running hour included.
+    Rollup(Box<Settings>),
     /// Looks at the configuration.
     Config {
         /// What to do with it.
@@ -109,6 +118,21 @@ settings! {
     /// ClickHouse database [default: podtap]
     #[arg(long, env = "PODTAP_CLICKHOUSE_DATABASE", value_name = "NAME")]
     clickhouse_database: String,
+    /// Name of the ClickHouse cluster to spread the tables over; without it one server has them
+    #[arg(long, env = "PODTAP_CLICKHOUSE_CLUSTER", value_name = "NAME")]
+    clickhouse_cluster: String,
+    /// Days that tables keep rows, such as requests=3 or request_histograms_1h=900; docs/schema.md has all names and defaults
+    #[arg(long, env = "PODTAP_RETENTION", value_name = "NAME=DAYS,..", value_delimiter = ',')]
+    retention: Vec<String>,
+    /// Share of ordinary requests to keep one by one, 0 to 1; failed and slow ones are always kept, histograms count all [default: 1]
+    #[arg(long, env = "PODTAP_REQUEST_SAMPLING", value_name = "SHARE")]
+    request_sampling: f64,
+    /// How often roll-ups that are due are computed [default: 60s]
+    #[arg(long, env = "PODTAP_ROLLUP_INTERVAL", value_name = "DURATION")]
+    rollup_interval: String,
+    /// How long after its end an hour is first rolled up [default: 15m]
+    #[arg(long, env = "PODTAP_ROLLUP_DELAY", value_name = "DURATION")]
+    rollup_delay: String,
     /// Kafka brokers; without them only gRPC is taken
     #[arg(long, env = "PODTAP_KAFKA_BROKERS", value_name = "HOST:PORT,..")]
     kafka_brokers: String,
@@ -197,6 +221,12 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Its cap.
     pub data_bytes: u64,
+    /// Of rows in `requests`.
+    pub sampling: Sampling,
+    /// How often roll-ups are looked at.
+    pub rollup_interval: Duration,
+    /// How long after its end an hour is first rolled up.
+    pub rollup_delay: Duration,
     /// Rules and receivers.
     pub rules: RuleFile,
     /// How often rules are evaluated.
@@ -250,6 +280,15 @@ fn address(setting: &'static str, text: Option<String>, default: &str) -> Result
     text.parse().map_err(|_| value(setting, format!("{text:?} is not an address such as 127.0.0.1:9880")))
 }
 
+fn duration(setting: &'static str, text: Option<&str>, default: &str, least_seconds: u64) -> Result<Duration, ConfigError> {
+    let nanoseconds = rule::parse_duration(text.unwrap_or(default)).map_err(|problem| value(setting, problem))?;
+    let duration = Duration::from_nanos(nanoseconds);
+    if duration.as_secs() < least_seconds {
+        return Err(value(setting, format!("must be at least {least_seconds}s")));
+    }
+    Ok(duration)
+}
+
 impl Settings {
     /// Reads the file and the rules and checks everything.
     pub fn resolve(self) -> Result<Config, ConfigError> {
@@ -280,6 +319,10 @@ impl Settings {
         if data_bytes < 64 << 20 {
             return Err(value("data-bytes", "must be at least 67108864, the size of one segment"));
         }
+        let sampling =
+            Sampling::of_share(settings.request_sampling.unwrap_or(1.0)).ok_or_else(|| value("request-sampling", "must be from 0 to 1"))?;
+        let rollup_interval = duration("rollup-interval", settings.rollup_interval.as_deref(), "60s", 1)?;
+        let rollup_delay = duration("rollup-delay", settings.rollup_delay.as_deref(), "15m", 0)?;
         let http_listen = address("http-listen", settings.http_listen, "127.0.0.1:9880")?;
         Ok(Config {
             clickhouse,
@@ -288,6 +331,9 @@ impl Settings {
             http_listen,
             data_dir: settings.data_dir.unwrap_or_else(|| PathBuf::from("./podtap-data")),
             data_bytes,
+            sampling,
+            rollup_interval,
+            rollup_delay,
             rules,
             evaluation_interval: Duration::from_nanos(interval),
             external_url: settings.external_url.unwrap_or_else(|| format!("http://{http_listen}")),
@@ -322,6 +368,11 @@ impl Settings {
             user: self.clickhouse_user.clone().unwrap_or_else(|| "default".to_owned()),
             password: self.clickhouse_password.clone().unwrap_or_default(),
             database,
+            layout: match self.clickhouse_cluster.as_deref() {
+                None | Some("") => Layout::Single,
+                Some(name) => Layout::Cluster(name.to_owned()),
+            },
+            retention: Retention::parse(self.retention.as_deref().unwrap_or_default()).map_err(|problem| value("retention", problem))?,
         })
     }
 
@@ -383,6 +434,9 @@ mod tests {
             (["--log-format", "xml"], "log-format"),
             (["--evaluation-interval", "2h"], "evaluation-interval"),
             (["--clickhouse-url", "tcp://x"], "clickhouse-url"),
+            (["--retention", "everything=3"], "retention"),
+            (["--request-sampling", "2"], "request-sampling"),
+            (["--rollup-interval", "0s"], "rollup-interval"),
             (["--rules", "/does/not/exist"], "/does/not/exist"),
         ] {
             let error = settings(&arguments).resolve().unwrap_err().to_string();

@@ -13,5 +13,6 @@ pub mod evaluation;
 pub mod ingest;
 pub mod notify;
 pub mod query;
+pub mod rollup;
 pub mod store;
 pub mod telemetry;

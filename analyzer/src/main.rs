@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use podtap_analyzer::app::{self, AppError};
 use podtap_analyzer::config::{self, Command, CommandLine, Config, ConfigCommand, LogFormat, Settings};
+use podtap_analyzer::rollup;
 use podtap_analyzer::store::clickhouse::ClickHouse;
 use tracing_subscriber::EnvFilter;
 
@@ -31,7 +32,9 @@ fn main() -> ExitCode {
     };
     let outcome = match line.command {
         Command::Run(settings) => run(*settings),
-        Command::Migrate { dry_run, settings } => migrate(*settings, dry_run),
+        Command::Migrate { print: true, settings, .. } => print_schema(*settings),
+        Command::Migrate { dry_run, settings, .. } => migrate(*settings, dry_run),
+        Command::Rollup(settings) => roll_up(*settings),
         Command::Config { command: ConfigCommand::Check(settings) } => check(*settings),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut CommandLine::command(), "podtap-analyzer", &mut std::io::stdout());
@@ -82,6 +85,22 @@ fn migrate(settings: Settings, dry_run: bool) -> Result<(), Exit> {
     for statement in statements.map_err(|error| Exit::new(UNAVAILABLE, error))? {
         println!("{statement};\n");
     }
+    Ok(())
+}
+
+fn print_schema(settings: Settings) -> Result<(), Exit> {
+    let config = resolve(settings)?;
+    for statement in ClickHouse::new(&config.clickhouse).all_statements() {
+        println!("{statement};\n");
+    }
+    Ok(())
+}
+
+fn roll_up(settings: Settings) -> Result<(), Exit> {
+    let config = resolve(settings)?;
+    let clickhouse = ClickHouse::new(&config.clickhouse);
+    let rolled = runtime()?.block_on(rollup::everything(&clickhouse)).map_err(|error| Exit::new(UNAVAILABLE, error))?;
+    println!("hours: {}, days: {}, changed but too old: {}", rolled.hours, rolled.days, rolled.expired);
     Ok(())
 }
 

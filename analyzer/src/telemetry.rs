@@ -19,6 +19,9 @@ use crate::store::StoreError;
 /// Upper bounds of `podtap_store_insert_seconds`.
 const INSERT_SECONDS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
+/// Upper bounds of `podtap_store_insert_records`.
+const INSERT_RECORDS: [f64; 7] = [10.0, 100.0, 1e3, 1e4, 1e5, 1e6, 1e7];
+
 /// What the analyzer cannot do its work without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Dependency {
@@ -60,6 +63,7 @@ labels!(LagLabel { topic, partition });
 labels!(LevelLabel { level });
 labels!(NotificationLabel { receiver, outcome });
 labels!(RuleLabel { rule });
+labels!(StepLabel { step });
 
 /// All metrics and the state of the dependencies.
 #[derive(Debug)]
@@ -76,6 +80,8 @@ pub struct Telemetry {
     pub clamped_records: Counter,
     /// Records in an overflow series.
     pub overflowed_records: Counter,
+    /// Ordinary requests that sampling left out of `requests`.
+    pub sampled_requests: Counter,
     /// Messages that the log had dropped before they were read.
     pub lost_messages: Counter,
     /// Messages that wait in the log.
@@ -84,7 +90,17 @@ pub struct Telemetry {
     pub segment_log_bytes: Gauge<u64, AtomicU64>,
     /// Time of a round of inserts.
     pub insert_seconds: Histogram,
+    /// Records of a round of inserts.
+    pub insert_records: Histogram,
     store_errors: Family<ReasonLabel, Counter>,
+    /// Hours and days that were rolled up.
+    pub rolled_up: Family<StepLabel, Counter>,
+    /// Rolled-up spans that wait, because what they are made of changed or is new.
+    pub rollups_due: Family<StepLabel, Gauge>,
+    /// Changed hours that cannot be rolled up again, because their ten-second rows may be gone.
+    pub rollups_expired: Gauge,
+    /// Roll-ups that failed.
+    pub rollup_failures: Counter,
     /// Open alarms.
     pub alarms_open: Family<LevelLabel, Gauge>,
     /// Rules' evaluations that failed.
@@ -119,11 +135,25 @@ impl Telemetry {
             undecodable: registered!(Family::default(), "ingest_undecodable", "Messages that are no batch"),
             clamped_records: registered!(Counter::default(), "ingest_clamped_records", "Records with an impossible time"),
             overflowed_records: registered!(Counter::default(), "ingest_overflowed_records", "Records counted in an overflow series"),
+            sampled_requests: registered!(
+                Counter::default(),
+                "ingest_sampled_requests",
+                "Ordinary requests that sampling left out of the table requests"
+            ),
             lost_messages: registered!(Counter::default(), "ingest_lost_messages", "Messages the log dropped before they were read"),
             lag: registered!(Family::default(), "ingest_lag", "Messages in the log that were not read yet"),
             segment_log_bytes: registered!(Gauge::default(), "segment_log_bytes", "Size of the analyzer's own log"),
             insert_seconds: registered!(Histogram::new(INSERT_SECONDS), "store_insert_seconds", "Time of a round of inserts"),
+            insert_records: registered!(Histogram::new(INSERT_RECORDS), "store_insert_records", "Records of a round of inserts"),
             store_errors: registered!(Family::default(), "store_errors", "Requests to ClickHouse that failed"),
+            rolled_up: registered!(Family::default(), "rollup_spans", "Hours and days that were rolled up"),
+            rollups_due: registered!(Family::default(), "rollup_spans_due", "Hours and days that wait to be rolled up"),
+            rollups_expired: registered!(
+                Gauge::default(),
+                "rollup_hours_expired",
+                "Changed hours that cannot be rolled up again because their ten-second rows may be gone"
+            ),
+            rollup_failures: registered!(Counter::default(), "rollup_failures", "Roll-ups that failed"),
             alarms_open: registered!(Family::default(), "alarms_open", "Open alarms"),
             rule_failures: registered!(Family::default(), "rule_evaluation_failures", "Evaluations of rules that failed"),
             notifications: registered!(Family::default(), "notifications", "Notifications by outcome"),

@@ -10,11 +10,10 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use clickhouse::{Client, Row};
-use podtap_wire::proto::ingest_client::IngestClient;
-use podtap_wire::proto::{CounterSample, Envelope, Resource};
+use podtap_wire::proto::{CounterSample, Resource};
 use podtap_wire::{BatchBuilder, EncodedBatch, Protocol, RequestRecord, Side, Status};
 use serde::Deserialize;
-use stage::{Bench, Ports, get, ready, until};
+use stage::{Bench, Ports, deliver, get, ready, until};
 
 /// Batches of HTTP and SQL records, and what they add up to.
 struct Sent {
@@ -58,21 +57,6 @@ fn batches(count: u64, records: u64) -> Sent {
         sent.batches.push(builder.finish(sequence, now, counters));
     }
     sent
-}
-
-/// Delivers batches and waits until the last is acknowledged; `None` if the stream broke.
-async fn deliver(ports: &Ports, batches: &[EncodedBatch]) -> Option<()> {
-    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", ports.grpc)).ok()?;
-    let mut client = IngestClient::new(endpoint.connect().await.ok()?);
-    let envelopes: Vec<_> = batches.iter().map(|batch| Envelope { batch: batch.bytes.clone().into(), sequence: batch.sequence }).collect();
-    let last = envelopes.last()?.sequence;
-    let mut acks = client.deliver(tokio_stream::iter(envelopes)).await.ok()?.into_inner();
-    while let Some(ack) = acks.message().await.ok()? {
-        if ack.sequence == last {
-            return Some(());
-        }
-    }
-    None
 }
 
 #[derive(Row, Deserialize)]

@@ -1,11 +1,13 @@
 //! The sum of one block: rows by series and window, with the caps that keep a block bounded whatever is sent.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use podtap_wire::{DecodedBatch, RequestRecord, Status};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::histogram::SparseHistogram;
+use super::keep::{Fate, Sampling, Slowest};
 use super::key::{SeriesKey, SeriesParts, SeriesTable};
 use super::window;
 
@@ -18,6 +20,8 @@ pub const MAX_ROWS_PER_BLOCK: usize = 100_000;
 /// Days before the message's own that a block's records may lie in: bounds the partitions that one insert can touch. Beyond it
 /// a record counts at its message's time.
 pub const MAX_LATE_DAYS_PER_BLOCK: usize = 100;
+
+const HOUR_SECONDS: u32 = 3_600;
 
 /// One row of `request_histograms`: a series in a window, as far as the block was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +87,8 @@ pub struct Added {
     pub clamped: Vec<u32>,
     /// Records that went to an overflow series.
     pub overflowed: u64,
+    /// What becomes of each record as a row of its own.
+    pub fates: Vec<Fate>,
 }
 
 /// The sum of a block so far.
@@ -93,12 +99,15 @@ pub struct BlockAggregate {
     index: FxHashMap<(u32, u32), u32>,
     dirty: Vec<u32>,
     late_days: FxHashSet<u32>,
+    /// By series.
+    slowest: Vec<Slowest>,
+    hours: BTreeSet<u32>,
 }
 
 impl BlockAggregate {
     /// Counts all records of a batch. `message_time_ns` is the time stamp of the message in the log.
-    pub fn add(&mut self, batch: &DecodedBatch, message_time_ns: u64) -> Added {
-        let mut added = Added::default();
+    pub fn add(&mut self, batch: &DecodedBatch, message_time_ns: u64, sampling: Sampling) -> Added {
+        let mut added = Added { fates: Vec::with_capacity(batch.rows()), ..Added::default() };
         let resource = self.table.resource(batch.resource());
         for (number, record) in batch.records().enumerate() {
             let mut timestamp_ns = record.timestamp;
@@ -106,9 +115,20 @@ impl BlockAggregate {
                 added.clamped.push(number as u32);
                 timestamp_ns = message_time_ns;
             }
-            added.overflowed += u64::from(self.count(&record, resource, window::start(timestamp_ns)));
+            let (series, overflowed) = self.count(&record, resource, window::start(timestamp_ns));
+            added.overflowed += u64::from(overflowed);
+            let series = series as usize;
+            if self.slowest.len() <= series {
+                self.slowest.resize(series + 1, Slowest::default());
+            }
+            added.fates.push(self.slowest[series].fate(&record, batch.sender(), number, sampling));
         }
         added
+    }
+
+    /// Hours since the epoch that rows lie in, ascending.
+    pub fn hours(&self) -> impl Iterator<Item = u32> + '_ {
+        self.hours.iter().copied()
     }
 
     fn admits_day(&mut self, timestamp_ns: u64, message_time_ns: u64) -> bool {
@@ -119,8 +139,8 @@ impl BlockAggregate {
         self.late_days.len() < MAX_LATE_DAYS_PER_BLOCK && self.late_days.insert(day)
     }
 
-    /// Returns whether the record had to go to an overflow series.
-    fn count(&mut self, record: &RequestRecord<'_>, resource: u32, window: u32) -> bool {
+    /// Returns the series, and whether the record had to go to an overflow series.
+    fn count(&mut self, record: &RequestRecord<'_>, resource: u32, window: u32) -> (u32, bool) {
         let parts = SeriesParts::of(record, resource);
         let (mut series, mut overflowed) = match self.table.find(&parts) {
             Some(series) => (series, false),
@@ -131,8 +151,9 @@ impl BlockAggregate {
             series = self.found_or_inserted(&parts.without_names());
             overflowed = true;
         }
-        let rows = &mut self.rows;
+        let (rows, hours) = (&mut self.rows, &mut self.hours);
         let at = *self.index.entry((series, window)).or_insert_with(|| {
+            hours.insert(window / HOUR_SECONDS);
             rows.push(Row { series, window, figures: Figures::default(), dirty: false });
             rows.len() as u32 - 1
         });
@@ -143,7 +164,7 @@ impl BlockAggregate {
                 self.dirty.push(at);
             }
         }
-        overflowed
+        (series, overflowed)
     }
 
     fn lumped(&mut self, parts: &SeriesParts<'_>) -> u32 {
@@ -209,14 +230,18 @@ mod tests {
     fn rows_by_series_and_window() {
         let mut aggregate = BlockAggregate::default();
         let second = 1_000_000_000;
-        aggregate.add(&batch([record(NOW, "/a"), record(NOW, "/a"), record(NOW - 11 * second, "/a"), record(NOW, "/b")]), NOW);
+        aggregate.add(
+            &batch([record(NOW, "/a"), record(NOW, "/a"), record(NOW - 11 * second, "/a"), record(NOW, "/b")]),
+            NOW,
+            Sampling::default(),
+        );
         let mut rows: Vec<_> =
             aggregate.take_changed().into_iter().map(|row| (row.key.endpoint.clone(), row.window, row.figures.count)).collect();
         rows.sort();
         let (now, before) = (1_700_000_000, 1_699_999_980);
         assert_eq!(rows, [("GET /a".to_owned(), before, 1), ("GET /a".to_owned(), now, 2), ("GET /b".to_owned(), now, 1)]);
         assert_eq!(aggregate.take_changed(), []);
-        aggregate.add(&batch([record(NOW, "/b")]), NOW);
+        aggregate.add(&batch([record(NOW, "/b")]), NOW, Sampling::default());
         let changed = aggregate.take_changed();
         assert_eq!(changed.len(), 1, "only what changed is written again");
         assert_eq!(changed[0].figures.count, 2, "and whole");
@@ -225,7 +250,7 @@ mod tests {
     #[test]
     fn a_clock_ahead_is_clamped() {
         let mut aggregate = BlockAggregate::default();
-        let added = aggregate.add(&batch([record(NOW, "/"), record(NOW + 3_600_000_000_000, "/")]), NOW);
+        let added = aggregate.add(&batch([record(NOW, "/"), record(NOW + 3_600_000_000_000, "/")]), NOW, Sampling::default());
         assert_eq!(added.clamped, [1]);
         let rows = aggregate.take_changed();
         assert_eq!(rows.len(), 1);
@@ -238,7 +263,7 @@ mod tests {
         let paths: Vec<_> = (0..MAX_SERIES_PER_BLOCK + 1_000).map(|number| format!("/{number}")).collect();
         let mut overflowed = 0;
         for chunk in paths.chunks(10_000) {
-            overflowed += aggregate.add(&batch(chunk.iter().map(|path| record(NOW, path))), NOW).overflowed;
+            overflowed += aggregate.add(&batch(chunk.iter().map(|path| record(NOW, path))), NOW, Sampling::default()).overflowed;
         }
         assert_eq!(overflowed, 1_000);
         assert_eq!(total(&mut aggregate), paths.len() as u64);
@@ -252,7 +277,7 @@ mod tests {
         let mut clamped = 0;
         for start in (0..rows).step_by(1_000) {
             let records = (start..(start + 1_000).min(rows)).map(|number| record(NOW - number as u64 * 100 * second, "/"));
-            clamped += aggregate.add(&batch(records), NOW).clamped.len();
+            clamped += aggregate.add(&batch(records), NOW, Sampling::default()).clamped.len();
         }
         assert!(clamped > 0, "more days than a block may touch");
         assert_eq!(total(&mut aggregate), rows as u64);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use podtap_wire::{DecodeError, DecodedBatch};
 
 use super::marks::{Marks, Received, SenderBoot, Sighting};
-use crate::aggregate::{BlockAggregate, SeriesRow};
+use crate::aggregate::{BlockAggregate, Fate, Sampling, SeriesRow};
 
 /// Offsets in a block. Fixed for ever: a block's number of offsets is part of what its rows mean.
 pub const BLOCK_OFFSETS: u64 = 2_000;
@@ -43,6 +43,8 @@ pub struct PlacedBatch {
     pub message_time_ns: u64,
     /// Rows that count at the message's time instead of their own, ascending.
     pub clamped: Vec<u32>,
+    /// What becomes of each record as a row of its own.
+    pub fates: Vec<Fate>,
     /// The records.
     pub batch: DecodedBatch,
 }
@@ -85,6 +87,8 @@ pub struct BlockCounts {
     pub clamped: u64,
     /// Records in an overflow series.
     pub overflowed: u64,
+    /// Ordinary requests that sampling left out.
+    pub sampled: u64,
     /// Samples of counters beyond the cap.
     pub counters_dropped: u64,
 }
@@ -110,6 +114,8 @@ pub struct Manifest {
     pub received: Received,
     /// Marks at the block's end; empty until it is complete.
     pub marks: Marks,
+    /// Hours since the epoch that its rows lie in, ascending.
+    pub hours: Vec<u32>,
 }
 
 /// What has to be stored next of a partition.
@@ -142,7 +148,7 @@ pub struct ResumePoint {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// A batch that counts.
-    Counted { records: u64, missing: u64, clamped: u64, overflowed: u64 },
+    Counted { records: u64, missing: u64, clamped: u64, overflowed: u64, sampled: u64 },
     /// A batch that was there before.
     Duplicate,
     /// No batch.
@@ -207,6 +213,7 @@ impl OpenBlock {
             message_time_ns: self.message_time_ns,
             received: self.received.clone(),
             marks: marks.cloned().unwrap_or_default(),
+            hours: self.aggregate.hours().collect(),
         };
         BlockWrite {
             partition: Arc::clone(partition),
@@ -227,6 +234,7 @@ pub struct PartitionFold {
     open: OpenBlock,
     marks: Marks,
     closed: VecDeque<BlockWrite>,
+    sampling: Sampling,
 }
 
 impl PartitionFold {
@@ -234,7 +242,14 @@ impl PartitionFold {
     /// beginning as its offset: the block that starts there has a key of its own.
     pub fn resume(partition: PartitionId, from: ResumePoint) -> Self {
         let open = OpenBlock::at(from.offset);
-        Self { partition: Arc::new(partition), position: from.offset, open, marks: from.marks, closed: VecDeque::new() }
+        let sampling = Sampling::default();
+        Self { partition: Arc::new(partition), position: from.offset, open, marks: from.marks, closed: VecDeque::new(), sampling }
+    }
+
+    /// The same, with a share of the ordinary requests as rows of their own. What counts in histograms is not touched.
+    pub fn with_sampling(mut self, sampling: Sampling) -> Self {
+        self.sampling = sampling;
+        self
     }
 
     /// Which partition this is.
@@ -277,7 +292,8 @@ impl PartitionFold {
         open.message_time_ns = Some((first, message_time_ns));
         let outcome = match DecodedBatch::decode(bytes) {
             Ok(batch) => {
-                Self::count(open, &mut self.marks, PlacedBatch { offset, message_time_ns, clamped: Vec::new(), batch }, bytes.len())
+                let placed = PlacedBatch { offset, message_time_ns, clamped: Vec::new(), fates: Vec::new(), batch };
+                Self::count(open, &mut self.marks, placed, bytes.len(), self.sampling)
             }
             Err(error) => {
                 let reason = undecodable_reason(&error);
@@ -291,7 +307,7 @@ impl PartitionFold {
         outcome
     }
 
-    fn count(open: &mut OpenBlock, marks: &mut Marks, mut placed: PlacedBatch, bytes: usize) -> Outcome {
+    fn count(open: &mut OpenBlock, marks: &mut Marks, mut placed: PlacedBatch, bytes: usize, sampling: Sampling) -> Outcome {
         let sender = placed.batch.sender();
         // A decoded batch has a boot of 16 bytes.
         let boot = <[u8; 16]>::try_from(sender.boot_id.as_slice()).unwrap_or_default();
@@ -310,17 +326,20 @@ impl PartitionFold {
         open.counts.records += records;
         open.counts.missing = open.counts.missing.saturating_add(missing);
         open.count_counters(&placed.batch, &boot);
-        let added = open.aggregate.add(&placed.batch, placed.message_time_ns);
+        let added = open.aggregate.add(&placed.batch, placed.message_time_ns, sampling);
         let (clamped, overflowed) = (added.clamped.len() as u64, added.overflowed);
+        let sampled = added.fates.iter().filter(|fate| **fate == Fate::LeftOut).count() as u64;
+        open.counts.sampled += sampled;
         open.counts.clamped += clamped;
         open.counts.overflowed += overflowed;
         placed.clamped = added.clamped;
+        placed.fates = added.fates;
         if records > 0 {
             // A batch decodes to a few times its size.
             open.bytes += bytes * 4;
             open.batches.push(placed);
         }
-        Outcome::Counted { records, missing, clamped, overflowed }
+        Outcome::Counted { records, missing, clamped, overflowed, sampled }
     }
 
     /// Ends the open block as complete and opens the one that starts at `next`.

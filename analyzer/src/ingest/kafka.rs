@@ -26,6 +26,7 @@ use tokio::sync::{mpsc, watch};
 use super::block::{PartitionFold, PartitionId, ResumePoint};
 use super::partition::{MAX_PENDING_BYTES, Partition};
 use super::writer::{Job, Written};
+use crate::aggregate::Sampling;
 use crate::config::Kafka;
 use crate::store::Store;
 use crate::telemetry::{Dependency, LagLabel, Telemetry};
@@ -43,6 +44,8 @@ const REQUEST: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(1);
 /// How long the topic's id may take to come; while it does, nothing is polled.
 const DESCRIBE: Duration = Duration::from_secs(2);
+/// How often the topic's id is looked at when nothing is written.
+const VERIFY: Duration = Duration::from_secs(5);
 const UPKEEP: Duration = Duration::from_millis(500);
 const DRAIN_LIMIT: Duration = Duration::from_secs(20);
 
@@ -60,6 +63,8 @@ pub struct KafkaReading {
     pub stop: watch::Receiver<bool>,
     /// Where the store is asked.
     pub runtime: Handle,
+    /// Of rows in `requests`.
+    pub sampling: Sampling,
 }
 
 /// Why a session ended.
@@ -142,6 +147,7 @@ impl KafkaReading {
             joined: false,
             refused: None,
             unverified_until: None,
+            verified: Instant::now(),
         };
         session.run()
     }
@@ -278,6 +284,8 @@ struct Session<'a> {
     refused: Option<String>,
     /// The brokers did not give the topic's id; asked again from then on.
     unverified_until: Option<Instant>,
+    /// When the topic was last known to be the same.
+    verified: Instant,
 }
 
 impl Session<'_> {
@@ -304,6 +312,10 @@ impl Session<'_> {
                 kept_up = now;
                 self.keep_up();
                 self.commit(CommitMode::Async);
+                // Who has nothing to write, or reads nothing because its place is beyond the log's end, has to learn of it too.
+                if now.duration_since(self.verified) >= VERIFY {
+                    self.is_same_topic(now)?;
+                }
             }
             if deadline.is_some_and(|deadline| now >= deadline || self.partitions.values().all(Partition::is_clean)) {
                 self.commit(CommitMode::Sync);
@@ -403,7 +415,8 @@ impl Session<'_> {
             }
             let offset = Offset::Offset(i64::try_from(from.offset).unwrap_or(i64::MAX));
             assignment.add_partition_offset(topic, number, offset)?;
-            self.partitions.insert(number, Partition::new(PartitionFold::resume(self.id(number), from), "kafka"));
+            self.partitions
+                .insert(number, Partition::new(PartitionFold::resume(self.id(number), from).with_sampling(self.reading.sampling), "kafka"));
         }
         self.consumer.assign(&assignment)?;
         self.joined = true;
@@ -474,23 +487,34 @@ impl Session<'_> {
     /// meanwhile belongs to another log.
     fn write_due(&mut self, now: Instant, flush: bool) -> Result<(), SessionError> {
         let due = self.partitions.values().any(|partition| partition.is_due(now, flush));
-        if !due || self.unverified_until.is_some_and(|until| now < until) {
+        if !due || !self.is_same_topic(now)? {
             return Ok(());
-        }
-        match topic_id::describe(self.consumer.client().native_ptr(), &self.reading.config.topic, DESCRIBE) {
-            Ok(id) if id == self.incarnation => self.unverified_until = None,
-            Ok(_) => return Err(SessionError::OtherIncarnation),
-            Err(DescribeError::Missing) => return Err(DescribeError::Missing.into()),
-            Err(error) => {
-                tracing::debug!(%error, "cannot compare the topic's id");
-                self.unverified_until = Some(now + DESCRIBE);
-                return Ok(());
-            }
         }
         for partition in self.partitions.values_mut() {
             partition.write_if_due(now, flush, &self.reading.jobs, &self.done);
         }
         Ok(())
+    }
+
+    /// False if the brokers do not say.
+    fn is_same_topic(&mut self, now: Instant) -> Result<bool, SessionError> {
+        if self.unverified_until.is_some_and(|until| now < until) {
+            return Ok(false);
+        }
+        match topic_id::describe(self.consumer.client().native_ptr(), &self.reading.config.topic, DESCRIBE) {
+            Ok(id) if id == self.incarnation => {
+                self.unverified_until = None;
+                self.verified = now;
+                Ok(true)
+            }
+            Ok(_) => Err(SessionError::OtherIncarnation),
+            Err(DescribeError::Missing) => Err(DescribeError::Missing.into()),
+            Err(error) => {
+                tracing::debug!(%error, "cannot compare the topic's id");
+                self.unverified_until = Some(now + DESCRIBE);
+                Ok(false)
+            }
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use super::block::{PartitionFold, PartitionId, ResumePoint};
 use super::partition::{MAX_PENDING_BYTES, Partition};
 use super::segment_log::{LogState, MAGIC, read_entry};
 use super::writer::{Job, Written};
+use crate::aggregate::Sampling;
 use crate::telemetry::{Dependency, LagLabel, Telemetry};
 
 /// Topic name of the analyzer's own log in the store.
@@ -125,6 +126,8 @@ pub struct Reading {
     pub telemetry: Arc<Telemetry>,
     /// Becomes true when it is time to stop.
     pub stop: watch::Receiver<bool>,
+    /// Of rows in `requests`.
+    pub sampling: Sampling,
 }
 
 impl Reading {
@@ -141,7 +144,7 @@ impl Reading {
             from.offset = first;
         }
         let mut reader = SegmentReader::new(Arc::clone(&self.state), from.offset);
-        let mut partition = Partition::new(PartitionFold::resume(partition, from), "grpc");
+        let mut partition = Partition::new(PartitionFold::resume(partition, from).with_sampling(self.sampling), "grpc");
         let mut deadline: Option<Instant> = None;
         loop {
             let now = Instant::now();

@@ -86,6 +86,8 @@ async fn store_round(store: &dyn Store, writes: &[BlockWrite], telemetry: &Telem
         match store.write_blocks(writes).await {
             Ok(()) => {
                 telemetry.insert_seconds.observe(started.elapsed().as_secs_f64());
+                let records = writes.iter().flat_map(|write| &write.batches).map(|placed| placed.batch.rows()).sum::<usize>();
+                telemetry.insert_records.observe(records as f64);
                 telemetry.set_dependency(Dependency::Store, Ok(()));
                 return true;
             }

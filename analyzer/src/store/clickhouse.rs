@@ -10,8 +10,11 @@ use ::clickhouse::{Client, Compression, Row};
 use prost::bytes::Bytes;
 use serde::Deserialize;
 
+use super::cluster::Layout;
 use super::migrations::{self, Applied, preamble, quoted};
 use super::questions::{self, AlarmRow, FiguresRow, Statement};
+use super::retention::{KEPT, Retention};
+use super::rollup::{self, Bounds, Due, Step};
 use super::rowbinary::{Column, RowBinary};
 use super::rows::{self, ALARM_COLUMNS, BLOCK_COLUMNS, COUNTER_COLUMNS, HISTOGRAM_COLUMNS, insert_statement, request_columns};
 use super::{Reason, Store, StoreError, StoreFuture};
@@ -38,6 +41,10 @@ pub struct Access {
     pub password: String,
     /// Database of all tables.
     pub database: String,
+    /// One server or a cluster.
+    pub layout: Layout,
+    /// How long tables keep their rows.
+    pub retention: Retention,
 }
 
 /// A ClickHouse.
@@ -47,6 +54,21 @@ pub struct ClickHouse {
     /// Knows no database, for statements that make it.
     bare: Client,
     database: String,
+    layout: Layout,
+    retention: Retention,
+}
+
+/// What [`ClickHouse::roll_up`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RolledUp {
+    /// Hours that were computed.
+    pub hours: u64,
+    /// Days that were computed.
+    pub days: u64,
+    /// Hours that were due and are left for the next time.
+    pub hours_waiting: u64,
+    /// Changed hours too old to be computed again.
+    pub expired: u64,
 }
 
 fn failed(action: &'static str) -> impl Fn(Error) -> StoreError {
@@ -107,6 +129,13 @@ struct ColumnRow {
 }
 
 #[derive(Row, Deserialize)]
+struct DueRow {
+    span: u32,
+    covered: u64,
+    before: u64,
+}
+
+#[derive(Row, Deserialize)]
 struct StartRow {
     blocks: u64,
     incomplete: u64,
@@ -129,7 +158,9 @@ impl ClickHouse {
             .with_password(&access.password)
             .with_product_info("podtap-analyzer", env!("CARGO_PKG_VERSION"))
             .with_compression(Compression::None);
-        Self { client: bare.clone().with_database(&access.database), bare, database: access.database.clone() }
+        let client = bare.clone().with_database(&access.database);
+        let (layout, retention) = (access.layout.clone(), access.retention.clone());
+        Self { client, bare, database: access.database.clone(), layout, retention }
     }
 
     fn table(&self, name: &str) -> String {
@@ -158,13 +189,7 @@ impl ClickHouse {
         let refused = |error: migrations::MigrationError| StoreError { reason: Reason::Schema, action: ACTION, message: error.to_string() };
         for migration in migrations::missing(&applied).map_err(refused)? {
             statements.extend(migration.statements(&self.database));
-            statements.push(format!(
-                "INSERT INTO {} (number, name, checksum, applied_at) SETTINGS async_insert = 0 VALUES ({}, '{}', '{}', now64(3))",
-                self.table("schema_migrations"),
-                migration.number,
-                migration.name,
-                migration.checksum(),
-            ));
+            statements.push(migration.record(&self.database));
         }
         let columns = self
             .bare
@@ -177,20 +202,92 @@ impl ClickHouse {
             let present: Vec<_> = columns.into_iter().map(|column| (column.name, column.kind)).collect();
             statements.extend(migrations::missing_columns(&self.database, &present).map_err(refused)?);
         }
+        Ok(statements.iter().flat_map(|statement| self.layout.expand(statement)).collect())
+    }
+
+    /// Statements that bring the tables' TTL in line with the settings.
+    pub async fn retention_statements(&self) -> Result<Vec<String>, StoreError> {
+        let tables = self
+            .bare
+            .query("SELECT name, engine_full AS kind FROM system.tables WHERE database = ?")
+            .bind(self.database.as_str())
+            .fetch_all::<ColumnRow>()
+            .await
+            .map_err(failed("read the tables' retention"))?;
+        let of =
+            |table: &str| tables.iter().find(|row| row.name == self.layout.stored(table)).map(|row| (table.to_owned(), row.kind.clone()));
+        let present: Vec<_> = KEPT.iter().filter_map(|kept| of(kept.name)).collect();
+        let statements = self.retention.statements(&quoted(&self.database), &present);
+        Ok(statements.iter().flat_map(|statement| self.layout.expand(statement)).collect())
+    }
+
+    /// All statements from nothing, for a person to read or to run elsewhere; asks no server.
+    pub fn all_statements(&self) -> Vec<String> {
+        let files = migrations::MIGRATIONS.iter().flat_map(|migration| migration.statements(&self.database));
+        let recorded = migrations::MIGRATIONS.iter().map(|migration| migration.record(&self.database));
+        let statements = preamble(&self.database).into_iter().chain(files).chain(recorded);
+        statements.flat_map(|statement| self.layout.expand(&statement)).collect()
+    }
+
+    /// What [`Self::migrate`] would run, as far as it can be known before the tables are there.
+    pub async fn dry_run(&self) -> Result<Vec<String>, StoreError> {
+        let mut statements = self.pending_statements().await?;
+        statements.extend(self.retention_statements().await?);
         Ok(statements)
     }
 
     /// Brings the database up to this program's schema; returns what was run.
     pub async fn migrate(&self) -> Result<Vec<String>, StoreError> {
-        let statements = self.pending_statements().await?;
-        for statement in &statements {
-            self.bare.query_raw(statement).execute().await.map_err(failed("apply a migration"))?;
-        }
+        let mut statements = self.pending_statements().await?;
+        self.run_all(&statements).await?;
+        let retention = self.retention_statements().await?;
+        self.run_all(&retention).await?;
+        statements.extend(retention);
         Ok(statements)
     }
 
+    async fn run_all(&self, statements: &[String]) -> Result<(), StoreError> {
+        for statement in statements {
+            self.bare.query_raw(statement).execute().await.map_err(failed("apply a migration"))?;
+        }
+        Ok(())
+    }
+
+    /// How long ten-second rows live.
+    pub fn histogram_days(&self) -> u64 {
+        u64::from(self.retention.days("request_histograms"))
+    }
+
+    /// Computes the hours and days that are due. May run anywhere, at any time, together with others.
+    pub async fn roll_up(&self, bounds: &Bounds) -> Result<RolledUp, StoreError> {
+        let failed = || failed("roll up");
+        let mut rolled = RolledUp::default();
+        for step in [Step::Hour, Step::Day] {
+            let sql = if step == Step::Hour { rollup::due_hours(bounds) } else { rollup::due_days(bounds) };
+            let due = self.client.query_raw(&sql).fetch_all::<DueRow>().await.map_err(failed())?;
+            for row in due {
+                let due = Due { span: row.span, covered: row.covered, before: row.before };
+                for statement in rollup::compute(step, &due, new_version(due.before)) {
+                    self.client.query_raw(&statement).execute().await.map_err(failed())?;
+                }
+                for statement in rollup::clean(step, &due).iter().flat_map(|statement| self.layout.expand(statement)) {
+                    self.client.query_raw(&statement).execute().await.map_err(failed())?;
+                }
+                *(if step == Step::Hour { &mut rolled.hours } else { &mut rolled.days }) += 1;
+            }
+        }
+        rolled.hours_waiting =
+            self.client.query_raw(&rollup::due_hours(bounds)).fetch_all::<DueRow>().await.map_err(failed())?.len() as u64;
+        rolled.expired = self.client.query_raw(&rollup::expired_hours(bounds)).fetch_one().await.map_err(failed())?;
+        Ok(rolled)
+    }
+
     fn insert(&self, table: &str, columns: &[Column]) -> Insert {
-        let client = self.client.clone().with_setting("async_insert", "0").with_setting("max_partitions_per_insert_block", "0");
+        let mut client = self.client.clone().with_setting("async_insert", "0").with_setting("max_partitions_per_insert_block", "0");
+        if self.layout != Layout::Single {
+            // An answer has to mean: stored, on its shard, by more than one replica.
+            client = client.with_setting("distributed_foreground_insert", "1").with_setting("insert_quorum", "auto");
+        }
         let insert = client.insert_formatted_with(insert_statement(&self.table(table), columns));
         let insert = insert.with_timeouts(Some(SEND_TIMEOUT), Some(ANSWER_TIMEOUT));
         Insert { insert, rows: RowBinary::new(columns), started: false }
@@ -274,7 +371,9 @@ impl ClickHouse {
                 "deleting rows of another classification"
             );
             let sql = format!("ALTER TABLE request_histograms DELETE WHERE {condition} SETTINGS mutations_sync = 2");
-            self.of_partition(&sql, partition).execute().await?;
+            for sql in self.layout.expand(&sql) {
+                self.of_partition(&sql, partition).execute().await?;
+            }
         }
         Ok(())
     }
@@ -296,6 +395,15 @@ impl ClickHouse {
             }
         }
     }
+}
+
+/// A version that nobody else computes with: the time, its lowest bits random, and above the one before in any case.
+fn new_version(before: u64) -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_nanos());
+    let now = u64::try_from(now).unwrap_or(u64::MAX).max(before.saturating_add(1 << 20));
+    // Without randomness two analyzers would have to begin within the same nanosecond to meet.
+    let random = getrandom::u32().unwrap_or(now as u32);
+    now & !0xf_ffff | u64::from(random & 0xf_ffff)
 }
 
 fn read_marks(row: MarksRow) -> Marks {

@@ -6,7 +6,7 @@
 
 use podtap_wire::FIELDS;
 
-use super::rows::{POSITION_MEANING, request_columns};
+use super::rows::{FIGURE_MEANING, POSITION_MEANING, figure_columns, request_columns};
 
 /// A schema file.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +20,10 @@ pub struct Migration {
 }
 
 /// All files, in order.
-pub const MIGRATIONS: [Migration; 1] = [Migration { number: 1, name: "initial", text: include_str!("schema/0001_initial.sql") }];
+pub const MIGRATIONS: [Migration; 2] = [
+    Migration { number: 1, name: "initial", text: include_str!("schema/0001_initial.sql") },
+    Migration { number: 2, name: "rollups", text: include_str!("schema/0002_rollups.sql") },
+];
 
 /// A migration that was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,11 +57,32 @@ impl Migration {
     /// Statements with everything filled in, without comments.
     pub fn statements(&self, database: &str) -> Vec<String> {
         let text: Vec<_> = self.text.lines().filter(|line| !line.trim_start().starts_with("--")).collect();
-        let text = text.join("\n").replace("{database}", &quoted(database)).replace("{request_columns}", &request_column_list());
+        let names = |prefix: &str| figure_columns().iter().map(|(name, _)| format!("{prefix}{name}")).collect::<Vec<_>>().join(", ");
+        let text = text
+            .join("\n")
+            .replace("{database}", &quoted(database))
+            .replace("{request_columns}", &request_column_list())
+            .replace("{rollup_columns}", &rollup_column_list())
+            .replace("{figure_columns}", &format!("window, {}", names("")))
+            .replace("{figure_columns_of_fine}", &names("fine."));
         text.split(";\n")
             .map(|statement| statement.trim().trim_end_matches(';').to_owned())
             .filter(|statement| !statement.is_empty())
             .collect()
+    }
+}
+
+impl Migration {
+    /// The statement that says that it was applied.
+    pub fn record(&self, database: &str) -> String {
+        format!(
+            "INSERT INTO {}.schema_migrations (number, name, checksum, applied_at) SETTINGS async_insert = 0 \
+             VALUES ({}, '{}', '{}', now64(3))",
+            quoted(database),
+            self.number,
+            self.name,
+            self.checksum(),
+        )
     }
 }
 
@@ -117,6 +141,26 @@ pub fn missing_columns(database: &str, present: &[(String, String)]) -> Result<V
 
 fn request_column_list() -> String {
     let columns: Vec<_> = request_columns().into_iter().map(|(name, kind)| format!("    {}", column(name, kind))).collect();
+    columns.join(",\n")
+}
+
+/// Columns of a roll-up behind its window.
+fn rollup_column_list() -> String {
+    let escaped = |text: &str| text.replace('\\', "\\\\").replace('\'', "\\'");
+    let column = |((name, kind), (_, meaning)): (&(&str, &str), &(&str, &str))| {
+        let codec = match *kind {
+            "UInt64" => " CODEC(T64, ZSTD(1))",
+            "Map(UInt16, UInt64)" => " CODEC(ZSTD(1))",
+            _ => "",
+        };
+        format!("    {name} {kind} COMMENT '{}'{codec}", escaped(meaning))
+    };
+    let mut columns: Vec<_> = figure_columns().iter().zip(&FIGURE_MEANING).map(column).collect();
+    columns.push(
+        "    span UInt32 COMMENT 'Number of the hour or day since the epoch that the row was computed with.' CODEC(Delta(4), ZSTD(1))"
+            .to_owned(),
+    );
+    columns.push("    version UInt64 COMMENT 'The computation; rollup_spans says which one counts.' CODEC(ZSTD(1))".to_owned());
     columns.join(",\n")
 }
 

@@ -13,9 +13,12 @@ use crate::ingest::block::{BlockWrite, PartitionId, ResumePoint};
 use crate::query::{Answer, Question};
 
 pub mod clickhouse;
+pub mod cluster;
 pub mod migrations;
 pub mod questions;
 pub mod recording;
+pub mod retention;
+pub mod rollup;
 mod rowbinary;
 pub mod rows;
 

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use podtap_wire::{FIELDS, RequestRecord, Value};
 
 use super::rowbinary::{Column, RowBinary};
-use crate::aggregate::SeriesRow;
+use crate::aggregate::{Fate, SeriesRow};
 use crate::alarm::state::Alarm;
 use crate::ingest::block::{BlockWrite, CounterRow, Manifest, PartitionId, PlacedBatch};
 use crate::ingest::marks::{Mark, SenderBoot};
@@ -17,16 +17,17 @@ use crate::ingest::marks::{Mark, SenderBoot};
 const POSITION: [Column; 3] = [("topic", "LowCardinality(String)"), ("incarnation", "LowCardinality(String)"), ("partition", "UInt32")];
 
 /// Columns of `requests` behind the record's own.
-const REQUEST_POSITION: [Column; 3] = [("offset", "UInt64"), ("row", "UInt32"), ("version", "UInt64")];
+const REQUEST_POSITION: [Column; 4] = [("offset", "UInt64"), ("row", "UInt32"), ("version", "UInt64"), ("keep", "UInt8")];
 
 /// What the documentation says about columns that are not fields of a record.
-pub const POSITION_MEANING: [(&str, &str); 6] = [
+pub const POSITION_MEANING: [(&str, &str); 7] = [
     ("topic", "Kafka topic, or `grpc` for the analyzer's own log."),
     ("incarnation", "Tells a topic from one of the same name before it."),
     ("partition", "Partition of the topic."),
     ("offset", "Offset of the batch in the partition."),
     ("row", "Number of the record in its batch, from 0."),
     ("version", "First offset that was not read when the row was written; the highest wins."),
+    ("keep", "1: kept longer, because it failed or was among the slowest of its series in its block; 0: ordinary."),
 ];
 
 /// Columns of `requests`, in order.
@@ -70,8 +71,48 @@ pub const HISTOGRAM_COLUMNS: [Column; 31] = [
     ("version", "UInt64"),
 ];
 
+/// What the columns of figures mean, in `red` and its longer steps: key, then counts.
+pub const FIGURE_MEANING: [(&str, &str); 24] = [
+    ("service_name", "The service whose sidecar saw the exchanges."),
+    ("k8s_namespace_name", "Namespace of the sidecar's pod."),
+    ("k8s_workload_kind", "Kind of the pod's owner."),
+    ("k8s_workload_name", "Name of the pod's owner."),
+    ("k8s_pod_name", "Name of the sidecar's pod."),
+    ("k8s_pod_uid", "UID of the sidecar's pod."),
+    ("k8s_node_name", "Node of the sidecar's pod."),
+    ("side", "Which end is in the pod: server, client, both or unknown."),
+    ("source", "What the records were made from."),
+    ("network_protocol_name", "Protocol of the exchanges."),
+    (
+        "endpoint",
+        "Method and route of HTTP, fingerprint of SQL (PREPARE and the fingerprint for preparing), else the command; \
+         (overflow) beyond the caps.",
+    ),
+    ("status", "ok, client_error, server_error or no_response."),
+    ("error_type", "What failed; empty on success."),
+    ("server_address", "The server's end as seen on the wire."),
+    ("server_port", "Its port."),
+    ("peer", "The other end: the client's address seen from a server, address:port of the server seen from a client."),
+    ("count", "Exchanges."),
+    ("errors", "Of these with status server_error or no_response."),
+    ("time_to_last_byte_ns_sum", "Sum of the known latencies, ns."),
+    ("time_to_last_byte_ns_max", "The longest known latency, ns."),
+    ("request_bytes", "Sum of the requests' sizes, bytes."),
+    ("response_bytes", "Sum of the answers' sizes, bytes."),
+    ("time_to_last_byte_ns_buckets", "Known latencies: bucket index to count; merge with sumMap."),
+    ("time_to_first_byte_ns_buckets", "Known times to the first byte of the answer: bucket index to count; merge with sumMap."),
+];
+
+/// Columns of figures without the window and the place in the log: key, then counts.
+pub fn figure_columns() -> &'static [Column] {
+    &HISTOGRAM_COLUMNS[1..=FIGURE_MEANING.len()]
+}
+
+/// How many of [`figure_columns`] are the key.
+pub const KEY_COLUMNS: usize = 16;
+
 /// Columns of `ingest_blocks`, in order.
-pub const BLOCK_COLUMNS: [Column; 21] = [
+pub const BLOCK_COLUMNS: [Column; 23] = [
     POSITION[0],
     POSITION[1],
     POSITION[2],
@@ -93,6 +134,8 @@ pub const BLOCK_COLUMNS: [Column; 21] = [
     ("received", "Array(Tuple(sender String, boot String, first UInt64, last UInt64))"),
     ("marks", "Array(Tuple(sender String, boot String, highest UInt64, seen_ns UInt64))"),
     ("holes", "Array(Tuple(sender String, boot String, first UInt64, last UInt64))"),
+    ("hours", "Array(UInt32)"),
+    ("sampled_requests", "UInt64"),
 ];
 
 /// Columns of `sidecar_counters`, in order.
@@ -205,15 +248,20 @@ impl std::fmt::Write for StackText {
 pub fn requests(rows: &mut RowBinary, partition: &PartitionId, placed: &PlacedBatch, version: u64, mut full: impl FnMut(&mut RowBinary)) {
     let mut clamped = placed.clamped.iter().copied().peekable();
     for (number, mut record) in placed.batch.records().enumerate() {
+        let fate = placed.fates.get(number).copied().unwrap_or_default();
         let number = number as u32;
         if clamped.next_if_eq(&number).is_some() {
             record.timestamp = placed.message_time_ns;
+        }
+        if fate == Fate::LeftOut {
+            continue;
         }
         request(rows, &record);
         position(rows, partition);
         rows.u64(placed.offset);
         rows.u32(number);
         rows.u64(version);
+        rows.u8(u8::from(fate == Fate::Kept));
         full(rows);
     }
 }
@@ -288,6 +336,9 @@ pub fn manifest(rows: &mut RowBinary, partition: &PartitionId, manifest: &Manife
     };
     let holes: Vec<_> = manifest.marks.entries().flat_map(holes).collect();
     tuples(rows, holes.iter().map(|(boot, from, to)| (boot, *from, *to)));
+    rows.varint(manifest.hours.len() as u64);
+    manifest.hours.iter().for_each(|hour| rows.u32(*hour));
+    rows.u64(counts.sampled);
 }
 
 fn tuples<'a>(rows: &mut RowBinary, tuples: impl ExactSizeIterator<Item = (&'a SenderBoot, u64, u64)>) {
@@ -355,6 +406,13 @@ mod tests {
         let boot = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 255];
         assert_eq!(boot_id(&hexadecimal(&boot)), Some(boot));
         assert_eq!(boot_id("zz"), None);
+    }
+
+    #[test]
+    fn every_figure_has_a_meaning() {
+        let names: Vec<_> = figure_columns().iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, FIGURE_MEANING.map(|(name, _)| name));
+        assert_eq!(names[KEY_COLUMNS], "count");
     }
 
     #[test]

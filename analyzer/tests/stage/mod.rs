@@ -9,6 +9,10 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use podtap_wire::EncodedBatch;
+use podtap_wire::proto::Envelope;
+use podtap_wire::proto::ingest_client::IngestClient;
+
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A directory and the processes that use it, gone at the end.
@@ -57,6 +61,15 @@ impl Bench {
             .unwrap();
         self.processes.push(child);
         self.processes.len() - 1
+    }
+
+    /// Runs a command of the analyzer to its end; returns what it printed.
+    pub fn command(&self, url: &str, arguments: &[&str]) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_podtap-analyzer"));
+        let output = command.args(arguments).args(["--clickhouse-url", url]).output().unwrap();
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{arguments:?}: {out}{err}");
+        out.into_owned()
     }
 
     /// Kills a process and waits for its end.
@@ -161,4 +174,19 @@ pub async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
 /// Waits for /readyz.
 pub async fn ready(ports: &Ports) {
     until("the analyzer is ready", async || get(ports.http, "/readyz").await.filter(|(status, _)| *status == 200)).await;
+}
+
+/// Delivers batches and waits until the last is acknowledged; `None` if the stream broke.
+pub async fn deliver(ports: &Ports, batches: &[EncodedBatch]) -> Option<()> {
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", ports.grpc)).ok()?;
+    let mut client = IngestClient::new(endpoint.connect().await.ok()?);
+    let envelopes: Vec<_> = batches.iter().map(|batch| Envelope { batch: batch.bytes.clone().into(), sequence: batch.sequence }).collect();
+    let last = envelopes.last()?.sequence;
+    let mut acks = client.deliver(tokio_stream::iter(envelopes)).await.ok()?.into_inner();
+    while let Some(ack) = acks.message().await.ok()? {
+        if ack.sequence == last {
+            return Some(());
+        }
+    }
+    None
 }

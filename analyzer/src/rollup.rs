@@ -1,0 +1,71 @@
+//! The clock of roll-ups: looks every now and then which hours and days are due and has them computed.
+//!
+//! Every analyzer does it; who comes second finds nothing due. A failure is counted and tried again the next time: until then the views
+//! read ten-second rows. What is computed, and why it may be computed twice, is in `store::rollup`.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+
+use crate::store::StoreError;
+use crate::store::clickhouse::{ClickHouse, RolledUp};
+use crate::store::rollup::{Bounds, Step};
+use crate::telemetry::{StepLabel, Telemetry};
+
+/// Computes roll-ups until stopped.
+pub struct Rollups {
+    /// Where.
+    pub clickhouse: ClickHouse,
+    /// Counters.
+    pub telemetry: Arc<Telemetry>,
+    /// How often to look.
+    pub interval: Duration,
+    /// How long after its end an hour is first computed.
+    pub delay: Duration,
+}
+
+fn now_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+/// Everything that is due, the running hour included.
+pub async fn everything(clickhouse: &ClickHouse) -> Result<RolledUp, StoreError> {
+    clickhouse.roll_up(&Bounds::everything(now_seconds(), clickhouse.histogram_days())).await
+}
+
+impl Rollups {
+    /// Runs until told to stop.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(self.interval) => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            let bounds = Bounds::of(now_seconds(), self.delay.as_secs(), self.clickhouse.histogram_days());
+            tokio::select! {
+                rolled = self.clickhouse.roll_up(&bounds) => self.note(rolled),
+                // What is half computed does not count and is computed again.
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+        }
+    }
+
+    fn note(&self, rolled: Result<RolledUp, StoreError>) {
+        let label = |step: Step| StepLabel { step: step.as_str().to_owned() };
+        match rolled {
+            Ok(rolled) => {
+                self.telemetry.rolled_up.get_or_create(&label(Step::Hour)).inc_by(rolled.hours);
+                self.telemetry.rolled_up.get_or_create(&label(Step::Day)).inc_by(rolled.days);
+                let waiting = i64::try_from(rolled.hours_waiting).unwrap_or(i64::MAX);
+                self.telemetry.rollups_due.get_or_create(&label(Step::Hour)).set(waiting);
+                self.telemetry.rollups_expired.set(i64::try_from(rolled.expired).unwrap_or(i64::MAX));
+            }
+            Err(error) => {
+                self.telemetry.store_error(&error);
+                self.telemetry.rollup_failures.inc();
+                tracing::warn!(%error, "cannot roll up");
+            }
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! What is kept and for how long: quantiles against exact ones, roll-ups that equal what they are made from, an older schema brought
+//! up to date, sampling that leaves the histograms alone, completeness.
+
+// Helper functions of a test are not test functions to clippy, which lets only those unwrap.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod stage;
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use clickhouse::{Client, Row};
+use podtap_analyzer::store::migrations::{MIGRATIONS, preamble};
+use podtap_wire::proto::{CounterSample, Resource};
+use podtap_wire::{BatchBuilder, EncodedBatch, Protocol, RequestRecord, Side, Status};
+use serde::Deserialize;
+use stage::{Bench, Ports, deliver, ready, until};
+
+const SECOND: u64 = 1_000_000_000;
+const PODS: u64 = 1_000;
+const SAMPLES_A_POD: u64 = 40;
+
+fn now_ns() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64
+}
+
+/// Random numbers from a seed, from 0 to 1, 0 excluded (xorshift64*).
+struct Uniform(u64);
+
+impl Uniform {
+    fn next(&mut self) -> f64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        ((self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) as f64 + 1.0) / (1u64 << 53) as f64
+    }
+
+    fn normal(&mut self) -> f64 {
+        (-2.0 * self.next().ln()).sqrt() * (std::f64::consts::TAU * self.next()).cos()
+    }
+}
+
+type Shape = fn(&mut Uniform) -> f64;
+
+/// Ten shapes of latency, in nanoseconds.
+const SHAPES: [(&str, Shape); 10] = [
+    ("/uniform", |u| 1e6 + 99e6 * u.next()),
+    ("/exponential", |u| -20e6 * u.next().ln()),
+    ("/lognormal", |u| (17.0 + 1.2 * u.normal()).exp()),
+    ("/normal", |u| (50e6 + 5e6 * u.normal()).max(1.0)),
+    ("/pareto", |u| 2e6 / u.next().powf(1.0 / 1.1)),
+    ("/two-peaks", |u| if u.next() < 0.9 { 3e6 + 1e5 * u.normal() } else { 800e6 + 1e7 * u.normal() }),
+    ("/constant", |_| 12_345_678.0),
+    ("/weibull", |u| 30e6 * (-u.next().ln()).powf(2.0)),
+    ("/microseconds", |u| 200.0 + 9_000.0 * u.next()),
+    ("/steps", |u| 10f64.powf((u.next() * 7.0).floor() + 3.0)),
+];
+
+/// A batch of each pod; every record in one of a few minutes.
+fn pods(now: u64, exact: &mut BTreeMap<&'static str, Vec<u64>>) -> Vec<EncodedBatch> {
+    let mut uniform = Uniform(42);
+    let batch = |pod: u64| {
+        let resource = Resource { k8s_pod_name: format!("pod-{pod}"), ..Resource::default() };
+        let mut boot = [0; 16];
+        boot[..8].copy_from_slice(&pod.to_be_bytes());
+        let mut builder = BatchBuilder::new(format!("sender-{pod}"), boot, resource);
+        for (path, shape) in SHAPES {
+            for number in 0..SAMPLES_A_POD {
+                let latency = shape(&mut uniform).round() as u64;
+                exact.entry(path).or_default().push(latency);
+                builder.push(&record(now - number % 4 * 20 * SECOND, path, Some(latency), Status::Ok));
+            }
+        }
+        // The stream's acknowledgements go by this number, so it ascends over the pods.
+        builder.finish(pod, now, Vec::new())
+    };
+    (1..=PODS).map(batch).collect()
+}
+
+fn record(timestamp: u64, path: &str, latency: Option<u64>, status: Status) -> RequestRecord<'_> {
+    RequestRecord {
+        timestamp,
+        network_protocol_name: Protocol::Http,
+        client_address: "10.0.0.1".parse().unwrap(),
+        server_address: "10.0.0.2".parse().unwrap(),
+        server_port: 80,
+        service_name: "shop",
+        side: Side::Server,
+        status,
+        http_request_method: "GET",
+        url_template: path,
+        time_to_last_byte_ns: latency,
+        time_to_first_byte_ns: latency,
+        request_bytes: 100,
+        response_bytes: 1_000,
+        ..RequestRecord::default()
+    }
+}
+
+async fn number(client: &Client, sql: &str) -> u64 {
+    client.query_raw(sql).fetch_one::<u64>().await.unwrap_or_else(|error| panic!("{sql}: {error}"))
+}
+
+#[derive(Row, Deserialize)]
+struct Quantile {
+    endpoint: String,
+    value: u64,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn quantiles_of_a_thousand_pods_are_within_one_percent_at_every_step() {
+    let mut bench = Bench::new("quantiles");
+    let url = bench.clickhouse();
+    let ports = Ports::free();
+    let client = Client::default().with_url(&url).with_database("podtap");
+    bench.analyzer(&url, &ports, &[]);
+    ready(&ports).await;
+    let mut exact = BTreeMap::new();
+    let sent = pods(now_ns(), &mut exact);
+    deliver(&ports, &sent).await.expect("acknowledged");
+    exact.values_mut().for_each(|samples| samples.sort_unstable());
+    let total = PODS * SAMPLES_A_POD * SHAPES.len() as u64;
+    until("everything is stored", async || (number(&client, "SELECT sum(count) FROM red").await == total).then_some(())).await;
+    bench.command(&url, &["rollup"]);
+    let mut worst = 0f64;
+    for view in ["red", "red_1m", "red_1h", "red_1d"] {
+        for q in [0.01, 0.1, 0.5, 0.9, 0.95, 0.99, 0.999, 1.0] {
+            let sql = format!(
+                "SELECT toString(endpoint) AS endpoint, podtap_quantile({q}, sumMap(time_to_last_byte_ns_buckets)) AS value \
+                 FROM {view} GROUP BY endpoint"
+            );
+            let rows = client.query_raw(&sql).fetch_all::<Quantile>().await.unwrap();
+            assert_eq!(rows.len(), SHAPES.len());
+            for row in rows {
+                let samples = &exact[row.endpoint.strip_prefix("GET ").unwrap()];
+                let rank = ((q * samples.len() as f64).ceil() as usize).max(1);
+                let truth = samples[rank - 1];
+                let error = row.value.abs_diff(truth) as f64 / truth as f64;
+                assert!(error <= 0.01, "{view} {} q {q}: {} instead of {truth}", row.endpoint, row.value);
+                worst = worst.max(error);
+            }
+        }
+    }
+    println!("{total} samples of {PODS} pods, {} shapes: off by at most {:.3} %", SHAPES.len(), worst * 100.0);
+    let sql = "SELECT toString(endpoint) AS endpoint, quantile_ns AS value FROM latency(from = toDateTime(0, 'UTC'), \
+               to = now() + 60, service = 'shop', quantile = 0.5) WHERE endpoint = 'GET /uniform'";
+    let row = client.query_raw(sql).fetch_one::<Quantile>().await.unwrap();
+    let truth = exact["/uniform"][exact["/uniform"].len() / 2 - 1];
+    assert!(row.value.abs_diff(truth) as f64 / truth as f64 <= 0.01, "{} instead of {truth}", row.value);
+}
+
+/// A batch of a sender with records at these times.
+fn batch(sequence: u64, times: &[u64], counters: Vec<CounterSample>) -> EncodedBatch {
+    let resource = Resource { k8s_pod_name: "shop-1".to_owned(), k8s_namespace_name: "shop".to_owned(), ..Resource::default() };
+    let mut builder = BatchBuilder::new("sender".to_owned(), [3; 16], resource);
+    for (number, time) in times.iter().enumerate() {
+        let status = if number % 10 == 0 { Status::ServerError } else { Status::Ok };
+        let path = ["/a", "/b", "/c"][number % 3];
+        builder.push(&record(*time, path, Some(1_000_000 + number as u64 * 7_919 % 5_003 * 1_000), status));
+    }
+    builder.finish(sequence, now_ns(), counters)
+}
+
+/// Everything that a view says, without its windows: equal at every step.
+async fn summed(client: &Client, view: &str) -> Vec<String> {
+    let sql = format!(
+        "SELECT toString((toString(service_name), toString(k8s_pod_name), toString(endpoint), toString(status), toString(peer), \
+         sum(count), sum(errors), sum(time_to_last_byte_ns_sum), max(time_to_last_byte_ns_max), sum(request_bytes), sum(response_bytes), \
+         mapSort(sumMap(time_to_last_byte_ns_buckets)), mapSort(sumMap(time_to_first_byte_ns_buckets)))) AS line \
+         FROM {view} GROUP BY service_name, k8s_pod_name, endpoint, status, peer ORDER BY line"
+    );
+    client.query_raw(&sql).fetch_all::<String>().await.unwrap_or_else(|error| panic!("{view}: {error}"))
+}
+
+async fn all_steps_agree(client: &Client, requests: u64, what: &str) {
+    assert_eq!(number(client, "SELECT sum(count) FROM red").await, requests, "{what}");
+    let fine = summed(client, "red").await;
+    for view in ["red_1m", "red_1h", "red_1d"] {
+        assert_eq!(summed(client, view).await, fine, "{what}: {view}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn roll_ups_equal_what_they_are_made_from() {
+    let mut bench = Bench::new("rollups");
+    let url = bench.clickhouse();
+    let ports = Ports::free();
+    let client = Client::default().with_url(&url).with_database("podtap");
+    bench.analyzer(&url, &ports, &["--rollup-interval=1s"]);
+    ready(&ports).await;
+    let now = now_ns();
+    // Thirty hours and this one: what has ended is rolled up by itself, the rest on demand.
+    let times: Vec<u64> = (0..4_000u64).map(|number| now - (number * 67 % 108_000) * SECOND).collect();
+    deliver(&ports, &[batch(1, &times, Vec::new())]).await.expect("acknowledged");
+    until("everything is stored", async || (number(&client, "SELECT sum(count) FROM red").await == 4_000).then_some(())).await;
+    until("hours and days are rolled up by themselves", async || {
+        let spans = "SELECT toUInt64(countIf(step = '1h') >= 29 AND countIf(step = '1d') >= 1) FROM rollup_spans FINAL";
+        (number(&client, spans).await == 1).then_some(())
+    })
+    .await;
+    all_steps_agree(&client, 4_000, "rolled up but for the running hour").await;
+    let raw = "SELECT count() FROM red WHERE intDiv(toUnixTimestamp(window), 3600) NOT IN \
+               (SELECT span FROM rollup_spans FINAL WHERE step = '1h')";
+    assert!(number(&client, raw).await > 0, "the running hour is left to its ten-second rows");
+    bench.command(&url, &["rollup"]);
+    assert_eq!(number(&client, raw).await, 0);
+    all_steps_agree(&client, 4_000, "everything rolled up").await;
+    let before = number(&client, "SELECT count() FROM rollup_spans FINAL").await;
+    assert!(bench.command(&url, &["rollup"]).starts_with("hours: 0, days: 0"), "nothing is due twice");
+
+    // Late records, of hours and days that were rolled up, and of one that had nothing.
+    let late: Vec<u64> = (0..300u64).map(|number| now - (number * 997 % 180_000) * SECOND).collect();
+    deliver(&ports, &[batch(2, &late, Vec::new())]).await.expect("acknowledged");
+    until("the late ones are stored", async || (number(&client, "SELECT sum(count) FROM red").await == 4_300).then_some(())).await;
+    bench.command(&url, &["rollup"]);
+    all_steps_agree(&client, 4_300, "after late records").await;
+    assert!(number(&client, "SELECT count() FROM rollup_spans FINAL").await > before);
+    for table in ["1m", "1h", "1d"] {
+        let sql = format!("SELECT uniqExact(version) FROM request_histograms_{table} GROUP BY span ORDER BY 1 DESC LIMIT 1");
+        // The one in force, the one before, and what an analyzer that computed at the same time may have left of either.
+        assert!(number(&client, &sql).await <= 4, "superseded versions are removed from {table}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_of_the_first_schema_is_brought_up_to_date() {
+    let mut bench = Bench::new("upgrade");
+    let url = bench.clickhouse();
+    let bare = Client::default().with_url(&url);
+    let first = &MIGRATIONS[0];
+    let statements = preamble("podtap").into_iter().chain(first.statements("podtap")).chain([first.record("podtap")]);
+    for statement in statements {
+        bare.query_raw(&statement).execute().await.unwrap_or_else(|error| panic!("{statement}: {error}"));
+    }
+    let client = bare.clone().with_database("podtap");
+    // As the first schema had it, with what an analyzer of that time left: a complete block and one that is not.
+    client.query_raw("ALTER TABLE requests DROP COLUMN keep").execute().await.unwrap();
+    let old = "INSERT INTO request_histograms (window, service_name, endpoint, status, side, count, time_to_last_byte_ns_buckets, topic, \
+               incarnation, partition, block, classification, version) SELECT toDateTime(now() - 7200 - number * 10), 'shop', 'GET /old', \
+               'ok', 'server', 5, map(700, 5), 'grpc', 'old', 0, 0, 1, 2000 FROM numbers(400)";
+    client.query_raw(old).execute().await.unwrap();
+    let manifest = "INSERT INTO ingest_blocks (topic, incarnation, partition, block, block_end, version, complete, classification, \
+                    batches, records, first_message_time, last_message_time) VALUES \
+                    ('grpc', 'old', 0, 0, 2000, 2000, 1, 1, 2000, 2000, now64(9) - 11300, now64(9) - 7200)";
+    client.query_raw(manifest).execute().await.unwrap();
+    client
+        .query_raw("INSERT INTO requests (timestamp, service_name, topic, version) VALUES (now64(9), 'shop', 'grpc', 1)")
+        .execute()
+        .await
+        .unwrap();
+
+    let pending = bench.command(&url, &["migrate", "--dry-run"]);
+    assert!(pending.contains("request_histograms_1m") && pending.contains("ADD COLUMN IF NOT EXISTS `keep`"), "{pending}");
+    let ports = Ports::free();
+    let analyzer = bench.analyzer(&url, &ports, &["--retention=requests=3,request_histograms_1h=900"]);
+    ready(&ports).await;
+    assert_eq!(
+        bench.command(&url, &["migrate", "--dry-run", "--retention=requests=3,request_histograms_1h=900"]),
+        "",
+        "nothing is left to do"
+    );
+    assert_eq!(number(&client, "SELECT count() FROM requests FINAL WHERE keep = 0").await, 1);
+    deliver(&ports, &[batch(1, &[now_ns(); 20], Vec::new())]).await.expect("acknowledged");
+    until("new records beside old ones", async || (number(&client, "SELECT sum(count) FROM red").await == 2_020).then_some(())).await;
+    bench.command(&url, &["rollup", "--retention=requests=3,request_histograms_1h=900"]);
+    all_steps_agree(&client, 2_020, "old and new").await;
+    let ttl = "SELECT count() FROM system.tables WHERE database = 'podtap' AND \
+               (name = 'requests' AND engine_full LIKE '%toIntervalDay(3) WHERE keep = 0%' \
+               OR name = 'request_histograms_1h' AND engine_full LIKE '%toIntervalDay(900)%')";
+    assert_eq!(number(&client, ttl).await, 2);
+    // The same again, and with other settings back: both are done while it stands.
+    bench.kill(analyzer);
+    bench.analyzer(&url, &ports, &[]);
+    ready(&ports).await;
+    all_steps_agree(&client, 2_020, "after another start").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sampling_leaves_the_histograms_alone_and_completeness_adds_up() {
+    let mut bench = Bench::new("sampling");
+    let url = bench.clickhouse();
+    let ports = Ports::free();
+    let client = Client::default().with_url(&url).with_database("podtap");
+    bench.analyzer(&url, &ports, &["--request-sampling=0.1"]);
+    ready(&ports).await;
+    let counters = |factor: u64| {
+        let sample = |name: &str, reason: &str, value| CounterSample { name: name.to_owned(), reason: reason.to_owned(), value };
+        vec![
+            sample("podtap_packets_received_total", "", 90_000 * factor),
+            sample("podtap_packets_dropped_total", "kernel", 10_000 * factor),
+            sample("podtap_records_total", "http", 6_000 * factor),
+            sample("podtap_records_dropped_total", "queue_full", 1_000 * factor),
+        ]
+    };
+    // 10,000 of 12,000 records arrive; batch 2 never does.
+    let first = batch(1, &[now_ns(); 5_000], counters(1));
+    let third = batch(3, &[now_ns(); 5_000], counters(2));
+    deliver(&ports, &[first, third]).await.expect("acknowledged");
+    until("everything is stored", async || (number(&client, "SELECT sum(count) FROM red").await == 10_000).then_some(())).await;
+    until("and its manifest", async || (number(&client, "SELECT sum(records) FROM ingest_blocks FINAL").await == 10_000).then_some(()))
+        .await;
+    let ordinary = number(&client, "SELECT count() FROM requests FINAL WHERE keep = 0").await;
+    let failed = number(&client, "SELECT count() FROM requests FINAL WHERE keep = 1 AND status != 'ok'").await;
+    let slow = number(&client, "SELECT count() FROM requests FINAL WHERE keep = 1 AND status = 'ok'").await;
+    assert_eq!(failed, 1_000, "every failed one");
+    assert!((600..1_200).contains(&ordinary), "a tenth of the rest: {ordinary}");
+    assert!(slow > 0, "and the slowest");
+    let left_out = number(&client, "SELECT sum(sampled_requests) FROM ingest_blocks FINAL").await;
+    assert_eq!(left_out + ordinary + failed + slow, 10_000, "what is left out is counted");
+    let buckets = "SELECT arraySum(mapValues(sumMap(time_to_last_byte_ns_buckets))) FROM red";
+    assert_eq!(number(&client, buckets).await, 10_000, "histograms count everything");
+
+    #[derive(Debug, Row, Deserialize, PartialEq)]
+    struct Complete {
+        pod: String,
+        seen: f64,
+        delivered: f64,
+        stored: f64,
+        missing: u64,
+    }
+    let sql = "SELECT toString(k8s_pod_name) AS pod, seen_share AS seen, delivered_share AS delivered, stored_share AS stored, \
+               toUInt64(batches_missing) AS missing FROM completeness(from = now() - 600, to = now() + 60)";
+    let rows = client.query_raw(sql).fetch_all::<Complete>().await.unwrap();
+    let share = |of: f64| (of * 1e6).round() / 1e6;
+    let found: Vec<_> =
+        rows.iter().map(|row| (row.pod.as_str(), share(row.seen), share(row.delivered), share(row.stored), row.missing)).collect();
+    assert_eq!(found, [("shop-1", 0.9, share(10.0 / 12.0), share(10.0 / 12.0), 1)]);
+}
