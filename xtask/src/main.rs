@@ -9,6 +9,7 @@ mod captures;
 mod demo;
 mod ebpf;
 mod elf;
+mod faults;
 mod fresh;
 mod lab;
 mod phases;
@@ -54,6 +55,8 @@ enum Task {
         #[arg(last = true)]
         filter: Vec<String>,
     },
+    /// Kill everything at random, many times, and compare every bucket with what was made
+    Faults(faults::Options),
     /// Check limits of style and invariants of the architecture
     Tidy,
     /// Record real traffic for figures, into target/captures
@@ -129,6 +132,7 @@ fn perform(task: Task) -> Result<ExitCode> {
     match task {
         Task::Demo { arguments } => match demo::demo(&workspace, &cache, &arguments)? {},
         Task::Test { only, filter } => return phases::test(&workspace, &cache, &only, &filter),
+        Task::Faults(options) => faults::faults(&workspace, &cache, &options)?,
         Task::Tidy => tidy::check(workspace.root())?,
         Task::Captures { quick, names } => captures::make(&workspace, quick, &names)?,
         Task::Bench(options) => bench::bench(&workspace, &cache, &options)?,

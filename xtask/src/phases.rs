@@ -158,7 +158,7 @@ fn perform(phase: Phase, workspace: &Workspace, cache: &Cache, filter: &[String]
 }
 
 /// What the tests start, fetch or compare with.
-fn everything_for_tests(workspace: &Workspace, cache: &Cache) -> Result<()> {
+pub fn everything_for_tests(workspace: &Workspace, cache: &Cache) -> Result<()> {
     let packages = [apt::BUILD, apt::SERVERS].concat();
     apt::ensure("testing Podtap", &packages)?;
     tools::chdb(cache)?;
@@ -194,7 +194,7 @@ fn component(workspace: &Workspace, subcommand: &str, component: &str) -> Result
 }
 
 /// `cargo test` over the workspace, told where the binaries and the tools are.
-fn harness(workspace: &Workspace, targets: &[&str], filter: &[String]) -> Result<Command> {
+pub fn harness(workspace: &Workspace, targets: &[&str], filter: &[String]) -> Result<Command> {
     let mut cargo = workspace.cargo();
     cargo.args(["test", "--workspace", "--no-fail-fast"]).args(targets);
     let binaries = workspace.binaries();

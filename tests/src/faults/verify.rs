@@ -1,0 +1,188 @@
+//! The comparison: every bucket of every series, read through the documented views, with what the senders' content adds up to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::content::{Behaviour, Buckets, Expected, Figures, Key, add, records};
+use super::journal::{BatchName, boot_text, read};
+use crate::clickhouse::{ClickHouse, Row, text};
+use crate::{Context, Failure, Result};
+
+/// A view that shows figures, and its step in seconds.
+#[derive(Clone, Copy, Debug)]
+pub struct View {
+    /// Name.
+    pub name: &'static str,
+    /// Length of its windows.
+    pub step_seconds: u32,
+}
+
+/// What [`Truth::compare`] found.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Compared {
+    /// Batches that arrived.
+    pub batches: usize,
+    /// Batches that were in a killed sender's memory only and did not arrive.
+    pub lost_in_memory: usize,
+    /// Records in those that arrived.
+    pub records: u64,
+    /// Keys (series and window) that were compared, over all views.
+    pub keys: usize,
+    /// Occupied buckets that were compared, over all views.
+    pub buckets: usize,
+}
+
+/// What the senders noted.
+#[derive(Clone, Debug, Default)]
+pub struct Truth {
+    seed: u64,
+    made: Vec<BatchName>,
+    /// Batches that must have arrived: acknowledged, or on disk when their sender was killed, or of a boot that ended well.
+    due: BTreeSet<([u8; 16], u64)>,
+}
+
+impl Truth {
+    /// Reads the journals. Batches of `killed` boots are due only if they were acknowledged or are in `on_disk`.
+    pub fn read(root: &Path, senders: u32, seed: u64, killed: &BTreeSet<[u8; 16]>, on_disk: &BTreeSet<([u8; 16], u64)>) -> Result<Self> {
+        let mut truth = Self { seed, made: Vec::new(), due: on_disk.clone() };
+        for sender in 0..senders {
+            let notes = read(root, sender)?;
+            truth.due.extend(&notes.acknowledged);
+            let ended_well = notes.made.iter().filter(|name| !killed.contains(&name.boot));
+            truth.due.extend(ended_well.map(|name| (name.boot, name.sequence)));
+            truth.made.extend(notes.made);
+        }
+        Ok(truth)
+    }
+
+    /// How many batches must have arrived at least.
+    pub fn due(&self) -> usize {
+        self.due.len()
+    }
+
+    /// Batches that did not arrive, and the records in them.
+    pub fn not_received(&self, clickhouse: &ClickHouse) -> Result<(u64, u64)> {
+        let received = received(clickhouse)?;
+        let missing = self.made.iter().filter(|name| !received.contains(&(name.boot, name.sequence)));
+        let rows = missing.map(|name| records(self.seed, name).len() as u64).collect::<Vec<_>>();
+        Ok((rows.len() as u64, rows.iter().sum()))
+    }
+
+    /// Compares everything, through each of the views.
+    pub fn compare(&self, clickhouse: &ClickHouse, views: &[View]) -> Result<Compared> {
+        let received = received(clickhouse)?;
+        let arrived = |name: &&BatchName| received.contains(&(name.boot, name.sequence));
+        let made: BTreeSet<_> = self.made.iter().map(|name| (name.boot, name.sequence)).collect();
+        if let Some((boot, sequence)) = received.difference(&made).next() {
+            return Err(Failure(format!("sender_sequences has batch {sequence} of {}, which nobody made", boot_text(boot))));
+        }
+        let missing: Vec<_> = self.due.difference(&received).collect();
+        if let Some((boot, sequence)) = missing.first() {
+            let count = missing.len();
+            return Err(Failure(format!("{count} batches are missing that must have arrived, such as {sequence} of {}", boot_text(boot))));
+        }
+        let mut compared = Compared { batches: received.len(), lost_in_memory: made.len() - received.len(), ..Compared::default() };
+        for view in views {
+            let mut expected = Expected::new();
+            self.made.iter().filter(arrived).for_each(|name| add(&mut expected, self.seed, name, view.step_seconds));
+            let stored = stored(clickhouse, view)?;
+            differences(view.name, &expected, &stored)?;
+            compared.keys += expected.len();
+            compared.buckets += expected.values().map(|figures| figures.last_byte.len() + figures.first_byte.len()).sum::<usize>();
+            compared.records = expected.values().map(|figures| figures.count).sum();
+        }
+        let requests = clickhouse.number("SELECT count() FROM requests FINAL")?;
+        if requests != compared.records {
+            return Err(Failure(format!("requests has {requests} rows, {} were made", compared.records)));
+        }
+        Ok(compared)
+    }
+}
+
+/// Batches that `sender_sequences` says arrived.
+fn received(clickhouse: &ClickHouse) -> Result<BTreeSet<([u8; 16], u64)>> {
+    let mut received = BTreeSet::new();
+    for row in clickhouse.rows("SELECT boot, arrayMap(range -> [range.1, range.2], ranges) AS ranges FROM sender_sequences")? {
+        let boot = u128::from_str_radix(text(&row, "boot"), 16).context("a boot in sender_sequences")?.to_be_bytes();
+        for range in row.get("ranges").and_then(Value::as_array).context("no ranges in sender_sequences")? {
+            let bound = |at: usize| range.get(at).and_then(Value::as_u64).context("a range in sender_sequences");
+            for sequence in bound(0)?..=bound(1)? {
+                if !received.insert((boot, sequence)) {
+                    return Err(Failure(format!("batch {sequence} of {} was counted twice", boot_text(&boot))));
+                }
+            }
+        }
+    }
+    Ok(received)
+}
+
+/// Everything that a view shows of the senders, in one question.
+fn stored(clickhouse: &ClickHouse, view: &View) -> Result<Expected> {
+    let sql = format!(
+        "SELECT toUnixTimestamp(window) AS at, toString(k8s_pod_name) AS pod, toString(service_name) AS service, \
+         toString(endpoint) AS of_endpoint, toString(status) AS outcome, toString(error_type) AS error, toString(side) AS of_side, \
+         toString(peer) AS other, sum(count) AS requests, sum(errors) AS failed, sum(time_to_last_byte_ns_sum) AS total, \
+         max(time_to_last_byte_ns_max) AS longest, sum(request_bytes) AS sent, sum(response_bytes) AS answered, \
+         sumMap(time_to_last_byte_ns_buckets) AS last_byte, sumMap(time_to_first_byte_ns_buckets) AS first_byte FROM {} GROUP BY ALL",
+        view.name
+    );
+    let ahead: BTreeSet<String> =
+        (0..64).filter(|sender| Behaviour::of(*sender) == Behaviour::Ahead).map(|sender| format!("pod-{sender}")).collect();
+    let mut stored = Expected::new();
+    for row in clickhouse.rows(&sql)? {
+        let pod = text(&row, "pod").to_owned();
+        let key = Key {
+            window: if ahead.contains(&pod) { 0 } else { u32::try_from(number(&row, "at")?).context("a window")? },
+            pod,
+            service: text(&row, "service").to_owned(),
+            endpoint: text(&row, "of_endpoint").to_owned(),
+            status: text(&row, "outcome").to_owned(),
+            error: text(&row, "error").to_owned(),
+            side: text(&row, "of_side").to_owned(),
+            peer: text(&row, "other").to_owned(),
+        };
+        let figures = stored.entry(key).or_default();
+        figures.count += number(&row, "requests")?;
+        figures.errors += number(&row, "failed")?;
+        figures.sum += number(&row, "total")?;
+        figures.max = figures.max.max(number(&row, "longest")?);
+        figures.request_bytes += number(&row, "sent")?;
+        figures.response_bytes += number(&row, "answered")?;
+        add_buckets(&mut figures.last_byte, &row, "last_byte")?;
+        add_buckets(&mut figures.first_byte, &row, "first_byte")?;
+    }
+    Ok(stored)
+}
+
+fn number(row: &Row, column: &str) -> Result<u64> {
+    row.get(column).and_then(Value::as_u64).context(format!("no number in column {column}"))
+}
+
+fn add_buckets(buckets: &mut Buckets, row: &Row, column: &str) -> Result<()> {
+    let map = row.get(column).and_then(Value::as_object).context(format!("no map in column {column}"))?;
+    for (index, count) in map {
+        let index: u16 = index.parse().context("the index of a bucket")?;
+        *buckets.entry(index).or_default() += count.as_u64().context("the count of a bucket")?;
+    }
+    Ok(())
+}
+
+fn differences(view: &str, expected: &Expected, stored: &Expected) -> Result<()> {
+    let none = Figures::default();
+    let keys: BTreeSet<&Key> = expected.keys().chain(stored.keys()).collect();
+    let of = |figures: &BTreeMap<Key, Figures>, key: &Key| figures.get(key).cloned().unwrap_or_else(|| none.clone());
+    let different: Vec<&Key> = keys.into_iter().filter(|key| of(expected, key) != of(stored, key)).collect();
+    if different.is_empty() {
+        return Ok(());
+    }
+    let (made, have): (u64, u64) =
+        (expected.values().map(|figures| figures.count).sum(), stored.values().map(|figures| figures.count).sum());
+    let mut message =
+        format!("{view}: {} of {} keys differ; {made} records were made, {have} are counted", different.len(), expected.len());
+    for key in different.into_iter().take(3) {
+        message.push_str(&format!("\n{key:?}\n  made   {:?}\n  stored {:?}", of(expected, key), of(stored, key)));
+    }
+    Err(Failure(message))
+}

@@ -1,0 +1,298 @@
+//! Whatever dies in between, what SQL answers equals what the senders made, bucket by bucket.
+//!
+//! The short form runs with the other tests, always with the same seed. The long one: `cargo xtask faults --kills 100 --seed 7`.
+
+use std::time::{Duration, Instant};
+
+use podtap_tests::faults::chance::Chance;
+use podtap_tests::faults::stage::{Stage, Wish};
+use podtap_tests::faults::verify::View;
+use podtap_tests::proxy::Moment;
+use podtap_tests::system::alone;
+use podtap_tests::{Context, Failure, Result, wait};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+use rdkafka::client::DefaultClientContext;
+
+const TOPIC: &str = "podtap.requests";
+const VIEWS: [View; 4] = [
+    View { name: "red", step_seconds: 10 },
+    View { name: "red_1m", step_seconds: 60 },
+    View { name: "red_1h", step_seconds: 3_600 },
+    View { name: "red_1d", step_seconds: 86_400 },
+];
+/// The request that stores manifests, and those that store rows.
+const MANIFESTS: [&str; 2] = ["INSERT", "ingest_blocks"];
+const HISTOGRAMS: [&str; 2] = ["INSERT", "request_histograms"];
+
+/// How cruel the run is.
+struct Cruelty {
+    seed: u64,
+    /// Random kills, over all of a test's phases.
+    kills: usize,
+    /// How long an owner is stopped.
+    stopped: Duration,
+    rate: u32,
+}
+
+impl Cruelty {
+    fn of_environment() -> Result<Self> {
+        let number = |name: &str, default: u64| match std::env::var(name) {
+            Ok(text) => text.parse().context(format!("{name}={text}")),
+            Err(_) => Ok(default),
+        };
+        let kills = number("PODTAP_FAULTS_KILLS", 0)?;
+        let long = kills > 0;
+        Ok(Self {
+            seed: number("PODTAP_FAULTS_SEED", 1)?,
+            kills: if long { kills as usize } else { 9 },
+            // Longer than the group waits for a silent member (6 s).
+            stopped: Duration::from_secs(if long { 60 } else { 9 }),
+            rate: number("PODTAP_FAULTS_RATE", 40)? as u32,
+        })
+    }
+
+    fn wish(&self, kafka: bool) -> Wish {
+        Wish { seed: self.seed, kafka, sender_processes: 2, rate: self.rate, spool_bytes: 4 << 20, shed: false }
+    }
+}
+
+fn with_seed(what: &str, body: impl FnOnce(&Cruelty) -> Result<()>) -> Result<()> {
+    let _alone = alone();
+    let cruelty = Cruelty::of_environment()?;
+    let started = Instant::now();
+    let outcome = body(&cruelty).map_err(|failure| Failure(format!("seed {}: {failure}", cruelty.seed)));
+    println!("{what}: seed {}, {:.0} s", cruelty.seed, started.elapsed().as_secs_f64());
+    outcome
+}
+
+#[test]
+fn kafka_with_one_two_and_three_analyzers() -> Result<()> {
+    with_seed("kafka", |cruelty| {
+        let mut chance = Chance::new(&[cruelty.seed, 1]);
+        let mut stage = Stage::start(cruelty.wish(true))?;
+        stage.add_analyzer()?;
+        (0..2).try_for_each(|process| stage.launch_senders(process))?;
+        until_stored(&stage, 2_000)?;
+        killed_at_exact_requests(&mut stage)?;
+        stage.kill_at_random(&mut chance, cruelty.kills / 3)?;
+        stage.add_analyzer()?;
+        stage.kill_at_random(&mut chance, cruelty.kills / 3)?;
+        stage.add_analyzer()?;
+        an_owner_sleeps(&mut stage, cruelty.stopped)?;
+        add_partitions(&stage, 6)?;
+        a_sender_restarts_with_a_full_spool(&mut stage)?;
+        stage.kill_at_random(&mut chance, cruelty.kills - cruelty.kills / 3 * 2)?;
+        stage.finish_senders()?;
+        let compared = stage.must_equal("after all kills", &VIEWS)?;
+        stage.roll_up()?;
+        stage.must_equal("after everything was rolled up", &VIEWS)?;
+        must_have_seen_what_it_is_about(&stage, compared.records)?;
+
+        delete_topic(&stage)?;
+        until_made_anew(&stage)?;
+        (0..2).try_for_each(|process| stage.launch_senders(process))?;
+        until_stored(&stage, compared.records + 1_000)?;
+        stage.finish_senders()?;
+        stage.must_equal("after the topic was made anew", &VIEWS)?;
+        (0..3).try_for_each(|number| stage.stop_analyzer(number))?;
+        stage.roll_up()?;
+        stage.must_equal("after an orderly stop and another roll-up", &VIEWS).map(drop)
+    })
+}
+
+#[test]
+fn grpc_with_the_segment_log() -> Result<()> {
+    with_seed("grpc", |cruelty| {
+        let mut chance = Chance::new(&[cruelty.seed, 2]);
+        let mut stage = Stage::start(cruelty.wish(false))?;
+        stage.add_analyzer()?;
+        (0..2).try_for_each(|process| stage.launch_senders(process))?;
+        until_stored(&stage, 1_000)?;
+        killed_at_exact_requests(&mut stage)?;
+        acknowledged_too_late(&mut stage)?;
+        stage.kill_at_random(&mut chance, cruelty.kills / 2)?;
+        stage.finish_senders()?;
+        stage.must_equal("over gRPC", &VIEWS)?;
+        let duplicates = stage.clickhouse.number("SELECT sum(duplicate_batches) FROM ingest_blocks FINAL")?;
+        if duplicates == 0 {
+            return Err(Failure::new("nothing came twice, so nothing was tried"));
+        }
+        another_classification(&mut stage)?;
+        stage.must_equal("after an upgrade of the classification", &VIEWS)?;
+        stage.roll_up()?;
+        stage.must_equal("and after everything was rolled up", &VIEWS)?;
+        stage.stop_analyzer(0)
+    })
+}
+
+/// Beside the rows of the open block lie others, as a program with other rules would have left them.
+fn another_classification(stage: &mut Stage) -> Result<()> {
+    stage.stop_analyzer(0)?;
+    let open = "(SELECT min(block) FROM ingest_blocks FINAL WHERE complete = 0)";
+    let rows = format!(
+        "INSERT INTO request_histograms SELECT * REPLACE (concat('old ', endpoint) AS endpoint, toUInt16(0) AS classification) \
+         FROM request_histograms FINAL WHERE block >= {open}"
+    );
+    stage.clickhouse.execute(&rows)?;
+    if stage.clickhouse.number("SELECT count() FROM red WHERE startsWith(endpoint, 'old ')")? == 0 {
+        return Err(Failure::new("no row of another classification, so nothing is tried"));
+    }
+    stage.launch_analyzer(0)?;
+    stage.until_ready(0)
+}
+
+#[test]
+fn what_does_not_fit_is_counted_and_named() -> Result<()> {
+    with_seed("shed", |cruelty| {
+        let wish = Wish { sender_processes: 1, spool_bytes: 96 << 10, shed: true, rate: 200, ..cruelty.wish(false) };
+        let mut stage = Stage::start(wish)?;
+        stage.add_analyzer()?;
+        stage.launch_senders(0)?;
+        until_stored(&stage, 200)?;
+        stage.kill_analyzer(0)?;
+        // Both budgets of all four senders have to be used up, and something more has to be made then.
+        wait::until_true("full spools", Duration::from_secs(60), || Ok(stage.spool_bytes()? > 4 * (90 << 10)))?;
+        std::thread::sleep(Duration::from_secs(2));
+        stage.launch_analyzer(0)?;
+        stage.until_ready(0)?;
+        let before = stage.clickhouse.number("SELECT sum(count) FROM red")?;
+        until_stored(&stage, before + 500)?;
+        let shed = stage.finish_senders()?;
+        if shed == 0 {
+            return Err(Failure::new("nothing was shed, so nothing was tried"));
+        }
+        wait::until_stepwise("the shed batches are named", Duration::from_secs(60), Duration::from_secs(1), || {
+            let named = stage.clickhouse.number("SELECT sum(missing) FROM sender_sequences")?;
+            let truth = stage.truth()?;
+            let (batches, records) = truth.not_received(&stage.clickhouse)?;
+            if (batches, records) == (named, shed) {
+                return Ok(Some(()));
+            }
+            Err(Failure(format!("{batches} batches with {records} records did not arrive; named are {named}, shed were {shed} records")))
+        })
+    })
+}
+
+fn until_stored(stage: &Stage, records: u64) -> Result<()> {
+    wait::until_stepwise("records in ClickHouse", Duration::from_secs(120), Duration::from_millis(500), || {
+        let stored = stage.clickhouse.number("SELECT sum(count) FROM red")?;
+        if stored >= records { Ok(Some(())) } else { Err(Failure(format!("{stored} of {records}"))) }
+    })
+}
+
+/// Between requests and histograms, between rows and manifest, and between the manifest and the commit.
+fn killed_at_exact_requests(stage: &mut Stage) -> Result<()> {
+    for (words, moment) in [(HISTOGRAMS, Moment::BeforeRequest), (MANIFESTS, Moment::BeforeRequest), (MANIFESTS, Moment::BeforeAnswer)] {
+        stage.kill_analyzer_at(0, &words, moment)?;
+        stage.until_ready(0)?;
+    }
+    Ok(())
+}
+
+/// SIGSTOP until its partitions have gone to another and were worked on there, then it wakes up with what it had in hand.
+fn an_owner_sleeps(stage: &mut Stage, time: Duration) -> Result<()> {
+    let ingested = |stage: &Stage, number| Ok(stage.metrics(number)?.sum("podtap_ingest_records_total") as u64);
+    let busy = |stage: &Stage| {
+        let mut busiest = (0, 0);
+        for number in 0..stage.seats.len() {
+            busiest = busiest.max((ingested(stage, number)?, number));
+        }
+        Ok::<_, Failure>(busiest)
+    };
+    let (_, owner) = wait::until("an owner that has read something", Duration::from_secs(60), || {
+        let busiest = busy(stage)?;
+        Ok((busiest.0 > 500).then_some(busiest))
+    })?;
+    stage.analyzer(owner)?.signal(libc::SIGSTOP);
+    std::thread::sleep(time);
+    let others = |stage: &Stage| -> Result<u64> {
+        (0..stage.seats.len()).filter(|number| *number != owner).map(|number| ingested(stage, number)).sum()
+    };
+    let before = others(stage)?;
+    wait::until_true("the others read on", Duration::from_secs(60), || Ok(others(stage)? > before + 200))?;
+    stage.analyzer(owner)?.signal(libc::SIGCONT);
+    Ok(())
+}
+
+fn admin(stage: &Stage) -> Result<AdminClient<DefaultClientContext>> {
+    let brokers = stage.kafka.as_ref().context("no broker")?.address().to_string();
+    ClientConfig::new().set("bootstrap.servers", brokers).create().context("an admin client")
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("a runtime")?;
+    Ok(runtime.block_on(future))
+}
+
+fn add_partitions(stage: &Stage, count: usize) -> Result<()> {
+    let admin = admin(stage)?;
+    let answers = block_on(async { admin.create_partitions([&NewPartitions::new(TOPIC, count)], &AdminOptions::new()).await })?;
+    answers.context("adding partitions")?.remove(0).map(drop).map_err(|(_, code)| Failure(format!("adding partitions: {code}")))
+}
+
+fn delete_topic(stage: &Stage) -> Result<()> {
+    let admin = admin(stage)?;
+    let answers = block_on(async { admin.delete_topics(&[TOPIC], &AdminOptions::new()).await })?;
+    answers.context("deleting the topic")?.remove(0).map(drop).map_err(|(_, code)| Failure(format!("deleting the topic: {code}")))
+}
+
+/// The analyzers make the topic anew; senders must not come before, or the broker makes it by its own defaults.
+fn until_made_anew(stage: &Stage) -> Result<()> {
+    wait::until_true("every analyzer reads the new topic", Duration::from_secs(120), || {
+        for seat in &stage.seats {
+            let log = stage.analyzer(seat.number())?.log();
+            let Some((_, after)) = log.rsplit_once("deleted and made anew").or_else(|| log.rsplit_once("cannot read from Kafka")) else {
+                return Ok(false);
+            };
+            if !after.contains("partitions assigned") {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    })?;
+    (0..stage.seats.len()).try_for_each(|number| stage.until_ready(number))
+}
+
+/// The broker is away until the spools hold something; the senders die, and start again while it is still away.
+fn a_sender_restarts_with_a_full_spool(stage: &mut Stage) -> Result<()> {
+    stage.kill_kafka()?;
+    let before = stage.spool_bytes()?;
+    wait::until_true("batches in the spools", Duration::from_secs(60), || Ok(stage.spool_bytes()? > before + (200 << 10)))?;
+    (0..2).try_for_each(|process| stage.kill_senders(process))?;
+    (0..2).try_for_each(|process| stage.launch_senders(process))?;
+    std::thread::sleep(Duration::from_secs(1));
+    stage.launch_kafka()
+}
+
+/// The analyzer stores batches and its acknowledgements get lost; then the senders die, and send the same again from their spools.
+fn acknowledged_too_late(stage: &mut Stage) -> Result<()> {
+    stage.seats[0].from_senders.go_deaf();
+    let ingested = |stage: &Stage| Ok::<_, Failure>(stage.metrics(0)?.sum("podtap_ingest_batches_total"));
+    let before = ingested(stage)?;
+    wait::until_true("batches whose acknowledgement is lost", Duration::from_secs(60), || Ok(ingested(stage)? > before + 20.0))?;
+    stage.kill_senders(0)?;
+    if stage.seats[0].from_senders.listen_again() == 0 {
+        return Err(Failure::new("no acknowledgement was lost"));
+    }
+    stage.launch_senders(0)
+}
+
+/// A test that never saw a repeat, a wrong clock or a complete block has shown little.
+fn must_have_seen_what_it_is_about(stage: &Stage, records: u64) -> Result<()> {
+    for (what, sql) in [
+        ("batches that came twice", "SELECT sum(duplicate_batches) FROM ingest_blocks FINAL"),
+        ("records of a clock ahead", "SELECT sum(clamped_records) FROM ingest_blocks FINAL"),
+        ("complete blocks", "SELECT countIf(complete) FROM ingest_blocks FINAL"),
+        ("partitions that were added", "SELECT max(partition) >= 4 FROM ingest_blocks"),
+        ("records that were late", "SELECT sum(count) FROM red WHERE window < (SELECT min(first_message_time) FROM ingest_blocks) - 300"),
+    ] {
+        let number = stage.clickhouse.number(sql)?;
+        println!("{what}: {number}");
+        if number == 0 {
+            return Err(Failure(format!("of {records} records there were no {what}")));
+        }
+    }
+    let until = stage.clickhouse.number("SELECT countIf(window > now() + 10) FROM red")?;
+    if until > 0 { Err(Failure(format!("{until} rows lie in the future"))) } else { Ok(()) }
+}
