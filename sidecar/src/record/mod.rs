@@ -5,6 +5,7 @@
 
 mod identity;
 mod route;
+mod shape;
 mod sql;
 #[cfg(test)]
 mod tests;
@@ -44,6 +45,7 @@ struct Scratch {
     query: String,
     error: String,
     code: String,
+    shape: String,
     trace: String,
     span: String,
 }
@@ -80,7 +82,7 @@ impl Recorder {
         let connection = &exchange.connection;
         record.side = side(&self.local_addresses, connection.client, connection.server);
         let Self { unmask, identity, service, scratch, sql, .. } = self;
-        let Scratch { service: service_text, server, route, query, error, code, trace, span } = scratch;
+        let Scratch { service: service_text, server, route, query, error, code, shape, trace, span } = scratch;
         record.service_name = match service {
             Some(service) => service,
             None => {
@@ -115,7 +117,7 @@ impl Recorder {
         match &exchange.detail {
             Detail::None => {}
             Detail::Http(detail) => http(&mut record, exchange, detail, *unmask, HttpScratch { route, query, trace, span }),
-            Detail::Mysql(detail) => mysql(&mut record, exchange, detail, *unmask, sql, code),
+            Detail::Mysql(detail) => mysql(&mut record, exchange, detail, *unmask, sql, MysqlScratch { code, shape }),
             Detail::Tls(detail) => tls(&mut record, exchange, detail),
         }
         record
@@ -212,14 +214,20 @@ fn http<'a>(record: &mut RequestRecord<'a>, exchange: &'a Exchange, detail: &Htt
     (record.trace_id, record.span_id) = trace::ids(found, trace, span);
 }
 
+struct MysqlScratch<'a> {
+    code: &'a mut String,
+    shape: &'a mut String,
+}
+
 fn mysql<'a>(
     record: &mut RequestRecord<'a>,
     exchange: &'a Exchange,
     detail: &MysqlDetail,
     unmask: bool,
     memo: &'a mut sql::Memo,
-    code: &'a mut String,
+    scratch: MysqlScratch<'a>,
 ) {
+    let MysqlScratch { code, shape } = scratch;
     record.mysql_command = detail.command;
     record.network_protocol_version = exchange.text(detail.version);
     record.db_system_name = detail.system;
@@ -232,7 +240,9 @@ fn mysql<'a>(
     if statement.is_empty() {
         record.db_operation_name = detail.command.strip_prefix("COM_").unwrap_or(detail.command);
     } else {
-        let normalised = memo.normalise(statement);
+        // What was prepared comes again as it is.
+        let plain = if detail.command == "COM_QUERY" { shape::of(statement, shape) } else { statement };
+        let normalised = memo.normalise(plain);
         record.db_query_text = if unmask { statement } else { &normalised.masked };
         record.db_query_fingerprint = &normalised.fingerprint;
         record.db_query_summary = &normalised.summary;
