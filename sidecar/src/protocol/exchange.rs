@@ -251,6 +251,15 @@ impl Exchange {
         Span { start, end: self.text.len() as u32 }
     }
 
+    /// Keeps texts.
+    pub fn put_each<const N: usize>(&mut self, texts: [&str; N]) -> [Span; N] {
+        texts.map(|text| {
+            let start = self.text.len() as u32;
+            self.text.push_str(text);
+            Span { start, end: self.text.len() as u32 }
+        })
+    }
+
     /// Keeps a whole message head, so that parts of it need no copy of their own; see [`part`](Self::part).
     pub fn head(&mut self, head: &[u8]) -> Head {
         let start = self.text.len();

@@ -16,24 +16,36 @@ pub fn template(path: &str, route: &mut String) {
     if path == "*" {
         return route.push('*');
     }
-    for (index, segment) in path.split('/').enumerate() {
+    let mut index = 0;
+    let mut rest = Some(path);
+    while let Some(path) = rest {
         if index > 0 {
             route.push('/');
         }
+        // Byte by byte: segments are shorter than what a search for one letter costs to set up.
+        let end = path.bytes().position(|byte| byte == b'/');
+        let segment = end.map_or(path, |end| &path[..end]);
+        rest = end.map(|end| &path[end + 1..]);
         if index > MAX_SEGMENTS || route.len() + segment.len() > MAX_TEMPLATE {
             route.push('*');
             return;
         }
-        // Matrix parameters (`;jsessionid=...`) are data.
-        let segment = segment.split(';').next().unwrap_or_default();
-        match segment.rsplit_once('.').filter(|(stem, extension)| is_extension(stem, extension)) {
-            Some((stem, extension)) if is_data(stem) => {
-                route.push_str("{id}.");
-                route.push_str(extension);
-            }
-            None if is_data(segment) => route.push_str("{id}"),
-            _ => route.push_str(segment),
+        push_segment(segment, route);
+        index += 1;
+    }
+}
+
+fn push_segment(segment: &str, route: &mut String) {
+    // Matrix parameters (`;jsessionid=...`) are data.
+    let segment = segment.bytes().position(|byte| byte == b';').map_or(segment, |end| &segment[..end]);
+    let dot = segment.bytes().rposition(|byte| byte == b'.').map(|dot| (&segment[..dot], &segment[dot + 1..]));
+    match dot.filter(|(stem, extension)| is_extension(stem, extension)) {
+        Some((stem, extension)) if is_data(stem) => {
+            route.push_str("{id}.");
+            route.push_str(extension);
         }
+        None if is_data(segment) => route.push_str("{id}"),
+        _ => route.push_str(segment),
     }
 }
 
@@ -74,20 +86,25 @@ fn is_data(segment: &str) -> bool {
 
 /// `red-shoes-4711`, `order_991`: a name with a number of three digits or more behind it.
 fn is_numbered_slug(segment: &str) -> bool {
-    let tail = segment.rsplit(['-', '_']).next().unwrap_or_default();
-    tail.len() < segment.len() && tail.len() >= 3 && tail.bytes().all(|byte| byte.is_ascii_digit())
+    let tail = segment.bytes().rev().take_while(u8::is_ascii_digit).count();
+    tail >= 3 && matches!(segment.len().checked_sub(tail + 1).and_then(|before| segment.as_bytes().get(before)), Some(b'-' | b'_'))
 }
 
 /// Writes a query string with `?` for every value.
 pub fn mask_query(query: &str, masked: &mut String) {
     masked.clear();
-    for (index, pair) in query.split('&').enumerate() {
-        if index > 0 {
+    let whole = query.len();
+    let mut rest = Some(query);
+    while let Some(query) = rest {
+        if query.len() < whole {
             masked.push('&');
         }
-        match pair.split_once('=') {
-            Some((name, _)) => {
-                masked.push_str(name);
+        let end = query.bytes().position(|byte| byte == b'&');
+        let pair = end.map_or(query, |end| &query[..end]);
+        rest = end.map(|end| &query[end + 1..]);
+        match pair.bytes().position(|byte| byte == b'=') {
+            Some(end) => {
+                masked.push_str(&pair[..end]);
                 masked.push_str("=?");
             }
             // A lone word is a value as often as it is a name.

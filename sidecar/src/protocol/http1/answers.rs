@@ -5,7 +5,7 @@ use podtap_wire::Status;
 use super::super::exchange::{Detail, ErrorType};
 use super::super::{Discard, Gap, Incident, Input, Output, Progress, Sender};
 use super::decoder::{Direction, Http1, MAX_HEADERS, State, add_body, discard_all, miss, response_body, unwanted};
-use super::fields::{MAX_VALUE, cut};
+use super::fields::{MAX_VALUE, cut, is_name};
 use super::frame::{self, Body, Chunk, LengthFields, Step};
 
 impl Http1 {
@@ -112,9 +112,9 @@ impl Http1 {
         let mut content_type = None;
         for header in answer.headers.iter() {
             match header.name.len() {
-                14 if header.name.eq_ignore_ascii_case("content-length") => lengths.content_length(header.value),
-                17 if header.name.eq_ignore_ascii_case("transfer-encoding") => lengths.transfer_encoding(header.value),
-                12 if header.name.eq_ignore_ascii_case("content-type") => content_type = Some(header.value),
+                14 if is_name(header.name, "content-length") => lengths.content_length(header.value),
+                17 if is_name(header.name, "transfer-encoding") => lengths.transfer_encoding(header.value),
+                12 if is_name(header.name, "content-type") => content_type = Some(header.value),
                 _ => {}
             }
         }

@@ -49,6 +49,12 @@ fn keep(exchange: &mut Exchange, head: &Head, part: &[u8]) -> Span {
     if part.is_empty() { Span::default() } else { exchange.part(head, part) }
 }
 
+/// Whether a field name is this one, which is given in small letters. Of the letters, digits and hyphens of names only capitals change with
+/// the bit that makes letters small, and no other character of a token becomes one of these (RFC 9110, 5.6.2).
+pub(super) fn is_name(name: &str, wanted: &str) -> bool {
+    name.len() == wanted.len() && name.bytes().zip(wanted.bytes()).all(|(byte, wanted)| byte | 0x20 == wanted)
+}
+
 /// Keeps one header field, or takes note of the length it tells.
 pub(super) fn request_header(
     exchange: &mut Exchange,
@@ -57,8 +63,8 @@ pub(super) fn request_header(
     lengths: &mut LengthFields,
     header: &httparse::Header<'_>,
 ) {
-    let name = header.name;
-    let is = |wanted: &str| name.eq_ignore_ascii_case(wanted);
+    let (name, value) = (header.name, header.value);
+    let is = |wanted: &str| is_name(name, wanted);
     let kept = match name.len() {
         2 if is("b3") => Header::B3,
         3 if is("sw8") => Header::Sw8,
@@ -72,13 +78,13 @@ pub(super) fn request_header(
         12 if is("x-b3-traceid") => Header::B3TraceId,
         12 if is("x-request-id") => Header::XRequestId,
         13 if is("uber-trace-id") => Header::UberTraceId,
-        14 if is("content-length") => return lengths.content_length(header.value),
+        14 if is("content-length") => return lengths.content_length(value),
         15 if is("x-forwarded-for") => Header::XForwardedFor,
-        17 if is("transfer-encoding") => return lengths.transfer_encoding(header.value),
+        17 if is("transfer-encoding") => return lengths.transfer_encoding(value),
         _ => return,
     };
     // Of repeated headers the first counts, as with most servers.
     if detail.headers[kept as usize] == Default::default() {
-        detail.headers[kept as usize] = exchange.part(head, cut(header.value, MAX_VALUE));
+        detail.headers[kept as usize] = exchange.part(head, cut(value, MAX_VALUE));
     }
 }

@@ -137,9 +137,7 @@ impl Session {
     /// Stamps who asks.
     pub fn stamp(&self, exchange: &mut Exchange, detail: &mut MysqlDetail) {
         detail.system = self.system();
-        detail.user = put(exchange, &self.user);
-        detail.schema = put(exchange, &self.schema);
-        detail.version = put(exchange, &self.version);
+        [detail.user, detail.schema, detail.version] = exchange.put_each([&self.user, &self.schema, &self.version]);
     }
 
     /// An empty statement.
@@ -222,8 +220,4 @@ fn used_schema(rest: &str) -> Option<&str> {
     }
     let name = rest.trim().trim_end_matches(';').trim_end().trim_matches('`');
     (!name.is_empty() && name.len() <= 64).then_some(name)
-}
-
-fn put(exchange: &mut Exchange, text: &str) -> Span {
-    if text.is_empty() { Span::default() } else { exchange.put(text.as_bytes()) }
 }
