@@ -3,10 +3,11 @@
 //! A batch that decodes is whole: every column has the length it says and every index points somewhere, so reading rows
 //! afterwards cannot fail.
 
+use std::hash::Hasher;
 use std::net::IpAddr;
 
 use prost::Message;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHasher};
 
 use crate::proto;
 use crate::record::{Completeness, Protocol, RequestRecord, Side, SourceKind, Status, Transport, with_fields};
@@ -54,11 +55,70 @@ pub enum DecodeError {
     Address { index: usize, length: usize },
 }
 
+/// Most strings, and longest, whose memory serves the next batch: together a megabyte.
+const SPARE_STRINGS: usize = 8192;
+const SPARE_BYTES: usize = 128;
+
+/// Where each string is in the table of strings: open addressing, so that entering one allocates nothing.
+#[derive(Debug, Default)]
+struct Places {
+    /// Indices into the table of strings, 0 where the place is free; a power of two of them.
+    slots: Vec<u32>,
+    used: usize,
+}
+
+impl Places {
+    /// The index of `text` in `strings`, or the one that it is to get.
+    fn find_or_enter(&mut self, text: &str, strings: &[String]) -> u32 {
+        if self.used * 2 >= self.slots.len() {
+            self.grow(strings);
+        }
+        let mask = self.slots.len() - 1;
+        let mut place = hash(text) & mask;
+        loop {
+            match self.slots[place] {
+                0 => {
+                    self.used += 1;
+                    self.slots[place] = strings.len() as u32;
+                    return strings.len() as u32;
+                }
+                index if strings.get(index as usize).is_some_and(|known| known == text) => return index,
+                _ => place = (place + 1) & mask,
+            }
+        }
+    }
+
+    fn grow(&mut self, strings: &[String]) {
+        let length = (self.slots.len() * 2).max(1024);
+        self.slots = vec![0; length];
+        for (index, string) in strings.iter().enumerate().skip(1) {
+            let mut place = hash(string) & (length - 1);
+            while self.slots[place] != 0 {
+                place = (place + 1) & (length - 1);
+            }
+            self.slots[place] = index as u32;
+        }
+    }
+
+    fn clear(&mut self) {
+        self.slots.fill(0);
+        self.used = 0;
+    }
+}
+
+fn hash(text: &str) -> usize {
+    let mut hasher = FxHasher::default();
+    hasher.write(text.as_bytes());
+    hasher.finish() as usize
+}
+
 /// Collects records and encodes them. One builder serves a sidecar for its whole life.
 #[derive(Debug, Default)]
 pub struct BatchBuilder {
     batch: proto::RecordBatch,
-    strings: FxHashMap<String, u32>,
+    strings: Places,
+    /// Used strings whose memory serves the next batch.
+    spare: Vec<String>,
     addresses: FxHashMap<IpAddr, u32>,
     last_timestamp: u64,
     text_bytes: usize,
@@ -88,17 +148,27 @@ impl BatchBuilder {
         if text.is_empty() {
             return 0;
         }
-        if let Some(index) = self.strings.get(text) {
-            return *index;
-        }
         if self.batch.strings.is_empty() {
             self.batch.strings.push(String::new());
         }
-        let index = self.batch.strings.len() as u32;
-        self.batch.strings.push(text.to_owned());
-        self.strings.insert(text.to_owned(), index);
-        self.text_bytes += text.len() + 2;
+        let index = self.strings.find_or_enter(text, &self.batch.strings);
+        if index as usize == self.batch.strings.len() {
+            let mut owned = self.spare.pop().unwrap_or_default();
+            owned.push_str(text);
+            self.batch.strings.push(owned);
+            self.text_bytes += text.len() + 2;
+        }
         index
+    }
+
+    /// Keeps the strings' memory, within limits, for the next batch.
+    fn recycle(&mut self) {
+        for mut string in self.batch.strings.drain(..) {
+            if self.spare.len() < SPARE_STRINGS && string.capacity() <= SPARE_BYTES {
+                string.clear();
+                self.spare.push(string);
+            }
+        }
     }
 
     fn address(&mut self, address: IpAddr) -> u32 {
@@ -124,7 +194,7 @@ impl BatchBuilder {
         let bytes = self.batch.encode_to_vec();
         self.clear_columns();
         self.batch.rows = 0;
-        self.batch.strings.clear();
+        self.recycle();
         self.batch.addresses.clear();
         self.strings.clear();
         self.addresses.clear();

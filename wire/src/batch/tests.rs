@@ -45,6 +45,22 @@ fn round_trip() {
 }
 
 #[test]
+fn many_texts_keep_their_places() {
+    let mut builder = builder();
+    for sequence in 1..4u64 {
+        let texts: Vec<String> = (0..3000 * sequence).map(|number| format!("/{}", number % 2500)).collect();
+        for text in &texts {
+            builder.push(&RequestRecord { url_path: text, url_template: "/{id}", ..RequestRecord::default() });
+        }
+        let encoded = builder.finish(sequence, 9, Vec::new());
+        let batch = proto::RecordBatch::decode(encoded.bytes.as_slice()).unwrap();
+        assert_eq!(batch.strings.len(), 2502, "each text once, and the empty one");
+        let decoded = DecodedBatch::decode(&encoded.bytes).unwrap();
+        assert!(decoded.records().zip(&texts).all(|(record, text)| record.url_path == text && record.url_template == "/{id}"));
+    }
+}
+
+#[test]
 fn an_empty_batch_carries_counters() {
     let counters = vec![proto::CounterSample { name: "podtap_dropped_total".to_owned(), reason: "gap".to_owned(), value: 3 }];
     let encoded = builder().finish(1, 2, counters.clone());
