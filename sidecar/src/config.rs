@@ -267,7 +267,7 @@ settings! {
         queue_bytes "PODTAP_QUEUE_BYTES": ByteSize = ByteSize(64 << 20);
         /// Kernel buffer for packets, on each interface.
         [value_name = "BYTES"]
-        ring_bytes "PODTAP_RING_BYTES": ByteSize = ByteSize(24 << 20);
+        ring_bytes "PODTAP_RING_BYTES": ByteSize = ByteSize(16 << 20);
         /// Longest time that a record waits for its batch to fill.
         [value_name = "TIME"]
         batch_age "PODTAP_BATCH_AGE": Span = Span(Duration::from_millis(300));

@@ -14,7 +14,7 @@ use super::{CapturedPacket, LinkType};
 /// One block; also the most that one packet can take, so whole GSO packets of 256 KiB (BIG TCP) fit.
 const BLOCK_BYTES: usize = 512 * 1024;
 /// Longest time that a packet waits in a block that is not full. Under light traffic each such time uses up a block, so this times the
-/// number of blocks is how long the process may be kept from running without a loss: four seconds with the default ring.
+/// number of blocks is how long the process may be kept from running without a loss: nearly three seconds with the default ring.
 const RETIRE_MS: u32 = 90;
 /// Where the kernel may write a VLAN tag's room; see [`Ring::read_block`].
 const VLAN_TAG_BYTES: usize = 4;

@@ -1,7 +1,7 @@
 //! All connections, found by their two ends.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 
 use super::flow::{Fate, Shared};
 use super::index::Index;
@@ -22,6 +22,8 @@ pub struct FlowTable<T> {
     free: Vec<u32>,
     /// (deadline, slot, connection id) of flows with a hole; an entry whose flow has moved on is ignored.
     holes: BinaryHeap<Reverse<(u64, u32, u64)>>,
+    /// (time to forget it, slot, connection id) of flows that are over, in the order in which they ended.
+    ended: VecDeque<(u64, u32, u64)>,
     next_id: u64,
     held_bytes: usize,
     next_sweep_ns: u64,
@@ -38,6 +40,7 @@ impl<T: Default> FlowTable<T> {
             slots: Vec::new(),
             free: Vec::new(),
             holes: BinaryHeap::new(),
+            ended: VecDeque::new(),
             next_id: 1,
             held_bytes: 0,
             next_sweep_ns: u64::MAX,
@@ -68,7 +71,9 @@ impl<T: Default> FlowTable<T> {
 
     /// When [`handle_timeout`](Self::handle_timeout) has something to do.
     pub fn poll_timeout(&self) -> u64 {
-        self.holes.peek().map_or(u64::MAX, |Reverse((deadline, _, _))| *deadline).min(self.next_sweep_ns)
+        let hole = self.holes.peek().map_or(u64::MAX, |Reverse((deadline, _, _))| *deadline);
+        let ended = self.ended.front().map_or(u64::MAX, |(time, _, _)| *time);
+        hole.min(ended).min(self.next_sweep_ns)
     }
 
     /// Takes one segment.
@@ -103,12 +108,15 @@ impl<T: Default> FlowTable<T> {
         emit: &mut impl FnMut(&mut T, &FlowFacts, Event<'_>),
     ) -> Option<Fate> {
         let flow = self.slots.get_mut(slot as usize)?.as_deref_mut()?;
-        let before = flow.deadline();
+        let (before, was_closed) = (flow.deadline(), flow.closed);
         let mut shared = Shared { limits: &self.limits, counters: &mut self.counters, held_bytes: &mut self.held_bytes };
         let fate = flow.handle(sender, segment, time_ns, &mut shared, emit);
         let after = flow.deadline();
         if after < before || after != u64::MAX && after != before {
             self.holes.push(Reverse((after, slot, flow.facts.id)));
+        }
+        if flow.closed && !was_closed {
+            self.ended.push_back((time_ns.saturating_add(CLOSED_LINGER_NS), slot, flow.facts.id));
         }
         Some(fate)
     }
@@ -140,6 +148,9 @@ impl<T: Default> FlowTable<T> {
     }
 
     fn evict(&mut self, emit: &mut impl FnMut(&mut T, &FlowFacts, Event<'_>)) {
+        if let Some(slot) = self.next_ended(u64::MAX) {
+            return self.remove(slot, Close::Evicted, emit);
+        }
         let mut victim: Option<(bool, u64, u32)> = None;
         let mut looked_at = 0;
         for _ in 0..self.slots.len() {
@@ -157,6 +168,23 @@ impl<T: Default> FlowTable<T> {
             self.counters.flows_evicted += u64::from(open);
             self.remove(slot, Close::Evicted, emit);
         }
+    }
+
+    /// The slot of the flow that ended first, if its time is over.
+    fn next_ended(&mut self, now_ns: u64) -> Option<u32> {
+        while let Some((time, slot, id)) = self.ended.front().copied()
+            && time <= now_ns
+        {
+            self.ended.pop_front();
+            let flow = self.slots.get(slot as usize).and_then(Option::as_deref);
+            let Some(flow) = flow.filter(|flow| flow.facts.id == id) else { continue };
+            let due = flow.last_seen_ns.saturating_add(CLOSED_LINGER_NS);
+            if due <= now_ns {
+                return Some(slot);
+            }
+            self.ended.push_back((due, slot, id));
+        }
+        None
     }
 
     fn remove(&mut self, slot: u32, why: Close, emit: &mut impl FnMut(&mut T, &FlowFacts, Event<'_>)) {
@@ -194,6 +222,12 @@ impl<T: Default> FlowTable<T> {
                 let entry = Reverse((flow.deadline(), slot, id));
                 self.holes.push(entry);
             }
+            if flow.closed {
+                self.ended.push_back((now_ns.saturating_add(CLOSED_LINGER_NS), slot, id));
+            }
+        }
+        while let Some(slot) = self.next_ended(now_ns) {
+            self.remove(slot, Close::Idle, emit);
         }
         if self.next_sweep_ns <= now_ns {
             self.next_sweep_ns = now_ns.saturating_add(SWEEP_INTERVAL_NS);
@@ -205,7 +239,7 @@ impl<T: Default> FlowTable<T> {
         for slot in 0..self.slots.len() {
             let Some(flow) = &mut self.slots[slot] else { continue };
             let idle = now_ns.saturating_sub(flow.last_seen_ns);
-            if flow.closed && idle >= CLOSED_LINGER_NS || idle >= self.limits.flow_idle_ns {
+            if idle >= self.limits.flow_idle_ns {
                 self.remove(slot as u32, Close::Idle, emit);
             } else if !flow.closed && !flow.timed_out && idle >= self.limits.request_timeout_ns {
                 flow.timed_out = true;
@@ -228,6 +262,7 @@ impl<T: Default> FlowTable<T> {
             self.remove(slot, Close::CaptureEnded, emit);
         }
         self.holes.clear();
+        self.ended.clear();
         self.next_sweep_ns = u64::MAX;
     }
 }

@@ -119,3 +119,35 @@ fn the_table_is_bounded() {
     }
     assert_eq!((table.len(), evicted, table.counters().flows_evicted), (10, 90, 90));
 }
+
+#[test]
+fn what_has_ended_makes_room_first() {
+    let limits = Limits { max_flows: 10, ..Limits::default() };
+    let mut table: FlowTable<()> = FlowTable::new(limits);
+    let send = |table: &mut FlowTable<()>, port: u16, syn: bool, rst: bool, time_ns: u64| {
+        let end = |port| (IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        let segment = Segment {
+            source: end(port),
+            destination: end(60_000),
+            sequence: if syn { 1 } else { 2 },
+            acknowledgment: None,
+            syn,
+            fin: false,
+            rst,
+            payload: b"",
+            payload_length: 0,
+        };
+        table.handle(&segment, time_ns, &mut |_, _, _| {});
+    };
+    (1..=10).for_each(|port| send(&mut table, port, true, false, 1));
+    send(&mut table, 7, false, true, 2);
+    send(&mut table, 11, true, false, 3);
+    assert_eq!((table.len(), table.counters().flows_evicted), (10, 0));
+    send(&mut table, 12, true, false, 4);
+    assert_eq!((table.len(), table.counters().flows_evicted), (10, 1));
+    send(&mut table, 12, false, true, 5);
+    table.handle_timeout(limits::CLOSED_LINGER_NS + 4, &mut |_, _, _| {});
+    assert_eq!(table.len(), 10);
+    table.handle_timeout(limits::CLOSED_LINGER_NS + 5, &mut |_, _, _| {});
+    assert_eq!(table.len(), 9);
+}
