@@ -67,7 +67,8 @@ impl Source {
         let mut found = Vec::new();
         let mut at = 0;
         while let Some(token) = tokens.get(at) {
-            if token.text == "use" {
+            // `+ use<'a>` is a bound.
+            if token.text == "use" && tokens.get(at + 1).is_none_or(|next| next.text != "<") {
                 at = use_tree(&tokens, at + 1, "", &mut found);
             } else if is_word(token.text) {
                 let (path, next) = inline_path(&tokens, at);
@@ -183,7 +184,7 @@ fn use_tree(tokens: &[Token<'_>], mut at: usize, prefix: &str, found: &mut Vec<(
             "::" => {}
             "{" => {
                 at += 1;
-                while tokens.get(at).is_some_and(|t| t.text != "}") {
+                while tokens.get(at).is_some_and(|t| !matches!(t.text, "}" | ";")) {
                     at = use_tree(tokens, at, &path, found);
                     if tokens.get(at).is_some_and(|t| t.text == ",") {
                         at += 1;
@@ -233,6 +234,13 @@ mod tests {
         assert_eq!(s.shipped_lines(), 3);
         assert_eq!(Source::new("wire/src/batch/tests.rs", "fn a() {}\n".to_owned()).shipped_lines(), 0);
         assert_eq!(Source::new("wire/tests/golden.rs", "fn a() {}\n".to_owned()).shipped_lines(), 0);
+    }
+
+    #[test]
+    fn bounds_that_begin_with_use_import_nothing() {
+        let s = source("fn f(a: &str) -> impl Iterator<Item = u8> + use<'_> {\n    let b = std::fs::read(a);\n    b.into_iter()\n}\n");
+        let paths: Vec<String> = s.paths().into_iter().map(|(_, p)| p).collect();
+        assert!(paths.iter().any(|p| p == "std::fs::read"), "{paths:?}");
     }
 
     #[test]
