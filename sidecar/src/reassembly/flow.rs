@@ -82,12 +82,15 @@ impl<T> Flow<T> {
             return Fate::OtherConnection;
         }
         self.last_seen_ns = time_ns;
+        shared.counters.payload_bytes += segment.payload.len() as u64;
         if self.closed {
-            shared.counters.after_close_bytes += u64::from(segment.payload_length);
+            shared.counters.after_close_bytes += segment.payload.len() as u64;
             return Fate::Taken;
         }
         self.timed_out = false;
         if segment.rst {
+            // What a RST carries is a note about the reason (RFC 9293, 3.10.7.4), not part of the stream.
+            shared.counters.after_close_bytes += segment.payload.len() as u64;
             self.reset(sender, segment, shared, emit);
             return Fate::Taken;
         }
@@ -155,7 +158,6 @@ impl<T> Flow<T> {
         shared: &mut Shared<'_>,
         emit: &mut impl FnMut(&mut T, &FlowFacts, Event<'_>),
     ) {
-        shared.counters.payload_bytes += segment.payload.len() as u64;
         let in_order = {
             let [stream, peer] = self.pair(sender);
             stream.held.is_empty() && distance(stream.next, first_byte) <= 0 && !peer_is_behind(peer, segment.acknowledgment)

@@ -102,7 +102,7 @@ pub struct Counters {
     pub gap_bytes: u64,
     /// Bytes left out on purpose.
     pub skipped_bytes: u64,
-    /// Payload of segments that came after the end of their connection.
+    /// Payload of segments that came after the end of their connection, or with its RST.
     pub after_close_bytes: u64,
     /// RST segments whose sequence number does not fit their connection.
     pub stray_resets: u64,
