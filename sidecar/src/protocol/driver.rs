@@ -262,7 +262,8 @@ impl Conversation {
 
     fn probe(&mut self, facts: &FlowFacts, sender: End, mark: Mark, bytes: &[u8], outbox: &mut Outbox) {
         let Phase::Undecided { probes } = &mut self.phase else { return };
-        *probes += 1;
+        // A beginning that comes in small pieces is one probe: PROBE_BYTES bounds it.
+        *probes += u32::from(self.inboxes[sender].is_empty());
         let limit = if facts.client.is_some() { MAX_PROBES_FROM_START } else { MAX_PROBES };
         let exhausted = *probes > limit;
         if !self.inboxes[sender].is_empty() {
