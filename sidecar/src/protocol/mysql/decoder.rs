@@ -209,6 +209,8 @@ impl Mysql {
         let mut exchange = self.begin(input, &command::CONNECT, out);
         exchange.request.bytes = (HEADER + wanted) as u64;
         exchange.response.bytes = std::mem::take(&mut self.greeting_bytes);
+        // The greeting counts as a part of the answer.
+        exchange.partial = !matches!(self.phase, Phase::Login);
         self.client.pass(header, wanted);
         if self.client.is_over() {
             exchange.request.finish(input, HEADER + wanted);

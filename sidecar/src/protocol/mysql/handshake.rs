@@ -21,6 +21,8 @@ pub(super) const SSL_REQUEST_LENGTH: usize = 32;
 const MAX_VERSION: usize = 128;
 /// Shortest greeting: version byte, version, thread id, 8 bytes of challenge, filler.
 const MIN_GREETING: usize = 16;
+/// Shortest refusal: 0xff, error number, a few letters.
+const MIN_REFUSAL: usize = 12;
 
 /// What a greeting tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +41,16 @@ pub(super) fn is_greeting(payload: &[u8], length: usize) -> bool {
         && rest.get(text) == Some(&0)
         && rest[..text].contains(&b'.')
         && rest[0].is_ascii_digit()
+}
+
+/// Whether the beginning of a server's first packet may become a greeting, or an ERR that refuses the connection.
+pub(super) fn may_become_first_packet(payload: &[u8], length: usize) -> bool {
+    let Some((first, rest)) = payload.split_first() else { return (MIN_REFUSAL..1024).contains(&length) };
+    match first {
+        10 => (MIN_GREETING..1024).contains(&length) && rest.len() <= MAX_VERSION && rest.iter().all(|byte| (b' '..0x7f).contains(byte)),
+        0xff => (MIN_REFUSAL..1024).contains(&length),
+        _ => false,
+    }
 }
 
 /// Reads a greeting.

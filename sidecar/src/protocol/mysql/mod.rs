@@ -20,8 +20,10 @@ use super::{Decoder, Probe, Sender, Start, Verdict};
 /// Recognises the server's greeting, or a command that fills its segment exactly.
 pub fn detect(probe: &Probe<'_>) -> Verdict {
     let data = probe.data;
+    // The server speaks first, so what it sends before anything else may be the beginning of a greeting or of a refusal.
+    let first_word = probe.from_start && probe.sender == Some(Sender::Server);
     let Some(packet) = frame::Header::parse(data) else {
-        return Verdict::No;
+        return if first_word { Verdict::Maybe } else { Verdict::No };
     };
     let payload = data.get(frame::HEADER..).unwrap_or_default();
     if packet.sequence != 0 || packet.length == 0 {
@@ -30,12 +32,15 @@ pub fn detect(probe: &Probe<'_>) -> Verdict {
     if probe.sender != Some(Sender::Client) && handshake::is_greeting(payload, packet.length) {
         return Verdict::Yes(Sender::Server);
     }
-    let refused = probe.from_start && probe.sender == Some(Sender::Server) && payload.len() == packet.length && answer::is_refusal(payload);
+    let refused = first_word && payload.len() == packet.length && answer::is_refusal(payload);
     if refused {
         return Verdict::Yes(Sender::Server);
     }
     if probe.sender != Some(Sender::Server) && !probe.from_start && command::is_certain(payload, packet.length) {
         return Verdict::Yes(Sender::Client);
+    }
+    if first_word && payload.len() < packet.length && handshake::may_become_first_packet(payload, packet.length) {
+        return Verdict::Maybe;
     }
     Verdict::No
 }

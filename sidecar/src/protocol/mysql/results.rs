@@ -346,6 +346,7 @@ impl Mysql {
         let described = !self.session.has(CLIENT_OPTIONAL_RESULTSET_METADATA) || fields.u8() != Some(0);
         let mut statement = self.session.blank_statement();
         statement.parameters = usize::from(parameters);
+        let mut text_lost = false;
         if let Some(exchange) = self.pairing.front()
             && let Detail::Mysql(mut detail) = exchange.detail
         {
@@ -354,8 +355,13 @@ impl Mysql {
             statement.text.push_str(exchange.text(detail.statement));
             statement.cut = detail.statement_cut;
             exchange.detail = Detail::Mysql(detail);
+            text_lost = exchange.request.lost > 0;
         }
-        self.session.prepare(id, statement);
+        match text_lost {
+            // A piece of a statement is another statement: what runs it has none rather than a wrong one.
+            true => self.session.close_statement(id),
+            false => self.session.prepare(id, statement),
+        }
         match (parameters, columns) {
             _ if !described => self.answer_ends = true,
             (0, 0) => self.answer_ends = true,
