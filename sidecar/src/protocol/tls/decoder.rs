@@ -13,13 +13,15 @@ pub(super) struct Tls {
     exchange: Option<Box<Exchange>>,
     detail: TlsDetail,
     from_start: bool,
+    /// The server's first byte lies in a hole, so nobody knows when it came.
+    answer_start_lost: bool,
     /// The hello of client and server is still awaited.
     awaited: [bool; 2],
 }
 
 impl Tls {
     pub fn new(start: Start) -> Self {
-        Self { exchange: None, detail: TlsDetail::default(), from_start: start.from_start, awaited: [true; 2] }
+        Self { exchange: None, detail: TlsDetail::default(), from_start: start.from_start, answer_start_lost: false, awaited: [true; 2] }
     }
 
     fn hello(&mut self, input: &Input<'_>, length: usize) {
@@ -59,7 +61,8 @@ impl Decoder for Tls {
             exchange.partial = !from_start;
             exchange
         });
-        if input.sender == Sender::Server && exchange.response.first_ns.is_none() {
+        let knows_start = from_start && !self.answer_start_lost;
+        if input.sender == Sender::Server && exchange.response.first_ns.is_none() && knows_start {
             exchange.response.start(input, 0);
         }
         let part = match input.sender {
@@ -75,6 +78,10 @@ impl Decoder for Tls {
 
     fn gap(&mut self, gap: &Gap<'_>, _out: &mut Output<'_>) {
         self.awaited[gap.sender as usize] = false;
+        match &self.exchange {
+            None => self.from_start = false,
+            Some(exchange) => self.answer_start_lost |= gap.sender == Sender::Server && exchange.response.bytes == 0,
+        }
         if let Some(exchange) = &mut self.exchange {
             let part = match gap.sender {
                 Sender::Client => &mut exchange.request,
@@ -92,7 +99,7 @@ impl Decoder for Tls {
             return;
         }
         if let Some(mut exchange) = self.exchange.take() {
-            if exchange.response.first_ns.is_none() && self.from_start {
+            if exchange.response.bytes == 0 && self.from_start {
                 exchange.status = Status::NoResponse;
                 exchange.error = match why {
                     Close::Reset => ErrorType::Transport("connection_reset"),
