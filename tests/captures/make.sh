@@ -1,9 +1,10 @@
 #!/bin/bash
 # Makes the HTTP and TLS captures of this folder: a real nginx, a small python server behind it, curl, one network namespace.
-#   sudo ./make.sh        needs nginx, curl, openssl, python3, tcpdump, iproute2
+#   sudo ./make.sh [NAME...]        all, or only these (http1/chunked ...); needs nginx, curl, openssl, python3, tcpdump, iproute2
 # The MySQL captures have their own recipe in mysql/make.sh. Expected records beside each capture: see sidecar/tests/captures.rs.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
+wanted=" $* "
 namespace=ptcore$$
 work=$(mktemp -d)
 chmod 755 "$work"
@@ -62,6 +63,20 @@ def serve(connection):
                 while size := int(lines.readline().split(b";")[0], 16):
                     lines.read(size + 2)
                 lines.readline()
+            target = line.split()[1].decode()
+            if target.startswith("/echo/"):
+                # The answer repeats who asked: N as content type, N * 37 bytes of body; every third in chunks, every fifth a 404.
+                number = int(target[6:])
+                body = b"e" * (number * 37)
+                status = "404 Not Found" if number % 5 == 4 else "200 OK"
+                answer = b"HTTP/1.1 %s\r\nContent-Type: text/n-%d\r\n" % (status.encode(), number)
+                if number % 3 == 0:
+                    parts = [body[at : at + 500] for at in range(0, len(body), 500)]
+                    chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
+                    connection.sendall(answer + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
+                else:
+                    connection.sendall(answer + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+                continue
             time.sleep(0.05)
             if line.split()[1] == b"/close":
                 connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\nuntil ")
@@ -89,6 +104,31 @@ for batch in range(3):
         while not answer.endswith(b"{\"ok\":true}\n"):
             answer += connection.recv(1)
 PY
+cat >"$work/echo.py" <<'PY'
+# Asks /echo/N, every other time with a body of N bytes, so many requests at once; reads all their answers before the next ones.
+import socket, sys
+at_once, total = int(sys.argv[1]), int(sys.argv[2])
+connection = socket.create_connection(("127.0.0.1", 8000))
+lines = connection.makefile("rb")
+def request(number):
+    if number % 2 == 0:
+        return b"GET /echo/%d HTTP/1.1\r\nHost: echo\r\n\r\n" % number
+    return b"POST /echo/%d HTTP/1.1\r\nHost: echo\r\nContent-Length: %d\r\n\r\n" % (number, number) + b"q" * number
+for first in range(0, total, at_once):
+    batch = range(first, min(first + at_once, total))
+    connection.sendall(b"".join(request(number) for number in batch))
+    for number in batch:
+        head = {}
+        while (field := lines.readline()) != b"\r\n":
+            name, _, value = field.partition(b":")
+            head[name.lower()] = value.strip()
+        assert head[b"content-type"] == b"text/n-%d" % number
+        lines.read(int(head.get(b"content-length", 0)))
+        if b"transfer-encoding" in head:
+            while size := int(lines.readline(), 16):
+                lines.read(size + 2)
+            lines.readline()
+PY
 # Not through the function: its subshell, not the server, would get the signal.
 ip netns exec "$namespace" nginx -c "$work/nginx.conf" &
 ip netns exec "$namespace" python3 "$work/behind.py" &
@@ -98,6 +138,7 @@ for _ in $(seq 50); do inside curl -so /dev/null http://127.0.0.1/api/ && inside
 record() {
     local name=$1 packets
     shift
+    [[ $wanted = "  " || $wanted = *" $name "* ]] || return 0
     ip netns exec "$namespace" tcpdump -i lo -B 32768 -s0 --immediate-mode -U -w "$work/capture" tcp 2>"$work/tcpdump.log" &
     local tcpdump=$!
     until grep -qs 'listening on' "$work/tcpdump.log"; do sleep 0.05; done
@@ -121,5 +162,7 @@ record http1/proxied inside curl -s -d 'name=secret' "$web/upload"
 record http1/until-close inside curl -s http://127.0.0.1:8000/close
 record http1/upgrade inside curl -s -m 1 -H 'Connection: Upgrade' -H 'Upgrade: websocket' http://127.0.0.1:8000/ws
 record http1/pipelined inside python3 "$work/pipeline.py"
+record http1/echo inside python3 "$work/echo.py" 1 40
+record http1/echo-pipelined inside python3 "$work/echo.py" 6 40
 record tls/tls13 inside curl -sk --resolve shop.example:443:127.0.0.1 https://shop.example/api/
 record tls/tls12 inside curl -sk --tls-max 1.2 --http1.1 --resolve shop.example:443:127.0.0.1 https://shop.example/api/

@@ -70,6 +70,36 @@ def latin1():
     connection.close()
 
 
+def identity():
+    # Statement N gives N rows, changes N rows, or fails with N in its message.
+    import pymysql
+    connection = pymysql.connect(**HOST, database="shop", autocommit=True)
+    cursor = connection.cursor()
+    for number in range(1, 31):
+        cursor.execute(f"SELECT /*{number}*/ id, REPEAT('r', {number * 3}) FROM items WHERE id <= {number}")
+        cursor.execute(f"UPDATE /*{number}*/ items SET price = price + 1 WHERE id <= {number}")
+        try:
+            cursor.execute(f"SELECT /*{number}*/ wrong_{number} FROM items")
+        except pymysql.MySQLError as error:
+            print(error)
+    connection.close()
+
+
+def identity_prepared():
+    import mysql.connector
+    connection = mysql.connector.connect(**HOST, database="shop", use_pure=True)
+    cursor = connection.cursor(prepared=True)
+    for number in range(1, 31):
+        cursor.execute("SELECT id, name FROM items WHERE id <= %s", (number,))
+        cursor.fetchall()
+    for number in range(31, 36):
+        other = connection.cursor(prepared=True)
+        other.execute(f"SELECT id, {number} FROM items WHERE id <= %s", (number,))
+        other.fetchall()
+        other.close()
+    connection.close()
+
+
 def too_many_connections():
     import pymysql
     open_ones = []

@@ -1,9 +1,10 @@
 #!/bin/bash
 # Makes the captures of this folder: a real MariaDB server, real clients, one network namespace, tcpdump.
-#   sudo ./make.sh            needs mariadb-server, mariadb-client, libmariadb3, tcpdump, openssl, iproute2, python3 with venv (PyPI)
+#   sudo ./make.sh [FILE...]   all, or only these; needs mariadb-server, mariadb-client, libmariadb3, tcpdump, openssl, iproute2, python3 with venv (PyPI)
 # Each scenario is a function of clients.py or a run of the mariadb client; each file holds that scenario alone.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
+wanted=" $* "
 namespace=ptmy$$
 work=$(mktemp -d)
 server=
@@ -37,6 +38,7 @@ printf '1001,infile\n1002,infile\n1003,infile\n' > "$work/rows.csv"
 # capture FILE COMMAND...: everything on port 3306 while the command runs.
 capture() {
     local file=$1; shift
+    [[ $wanted = "  " || $wanted = *" $file "* ]] || return 0
     ip netns exec "$namespace" tcpdump -i lo -B 65536 -s 0 -U -w "$work/$file" 'tcp port 3306' 2>"$work/tcpdump.log" &
     local dump=$!
     for _ in $(seq 50); do grep -q 'listening on' "$work/tcpdump.log" && break; sleep 0.1; done
@@ -59,6 +61,9 @@ python pymysql.pcap pymysql
 python infile.pcap infile
 python error-in-rows.pcap error_in_rows
 python latin1.pcap latin1
+# Every answer repeats who asked, in rows, affected rows or message.
+python identity.pcap identity
+python identity-prepared.pcap identity_prepared
 python full.pcap too_many_connections
 # Connector/Python: prepared statements, classic EOF.
 python prepared.pcap prepared
