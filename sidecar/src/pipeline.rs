@@ -217,3 +217,6 @@ impl Pipeline {
         figures
     }
 }
+
+#[cfg(test)]
+mod tests;
