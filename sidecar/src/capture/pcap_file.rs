@@ -100,6 +100,11 @@ struct PcapFile {
     counters: SourceCounters,
 }
 
+/// Reads a capture from anything; errors call it `name`.
+pub fn from_reader(input: Box<dyn Read + Send>, name: &str) -> Result<Box<dyn Source>, CaptureError> {
+    Ok(Box::new(PcapFile::from_reader(input, name)?))
+}
+
 /// Opens a capture file; `-` is standard input.
 pub fn open(path: &str, filter: Option<Filter>) -> Result<Box<dyn Source>, CaptureError> {
     let cannot = |error: std::io::Error| CaptureError::CannotOpen { path: path.to_owned(), reason: error.to_string() };
