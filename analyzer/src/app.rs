@@ -68,6 +68,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(start_error("watch for SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(start_error("watch for SIGINT"))?;
     let telemetry = Arc::new(Telemetry::new());
+    config.rules.receivers.iter().for_each(|receiver| telemetry.knows_receiver(&receiver.name));
     let clickhouse = ClickHouse::new(&config.clickhouse);
     let store: Arc<dyn Store> = Arc::new(clickhouse.clone());
     let (stop_sender, stop) = watch::channel(false);

@@ -26,11 +26,18 @@ const EXAMPLES: &str = "Examples:
 Every flag has a twin in the environment: --kafka-brokers is PODTAP_KAFKA_BROKERS.
 Exit codes: 0 ok, 1 failure, 2 unknown flag or command, 69 something it needs is not available, 78 wrong value, wherever it stands.";
 
+/// What `--version` says: version and revision.
+pub fn version() -> &'static str {
+    static VERSION: std::sync::LazyLock<String> =
+        std::sync::LazyLock::new(|| format!("{} ({})", env!("CARGO_PKG_VERSION"), podtap_wire::REVISION));
+    &VERSION
+}
+
 /// The program's command line.
 #[derive(Debug, Parser)]
 #[command(
     name = "podtap-analyzer",
-    version,
+    version = version(),
     about = "Turns request records into latency histograms in ClickHouse, alarms and notifications.",
     after_help = EXAMPLES
 )]
@@ -268,7 +275,32 @@ pub fn told(error: &clap::Error) -> u8 {
     use clap::error::ErrorKind::{InvalidValue, ValueValidation};
     // Nobody is left to be told when the terminal is gone.
     let _ = error.print();
+    if let Some(variable) = from_environment(error) {
+        eprintln!("note: the value comes from {variable} in the environment");
+    }
     if matches!(error.kind(), InvalidValue | ValueValidation) { 78 } else { error.exit_code() as u8 }
+}
+
+/// The variable that gave the value which an error is about; flags of the same name win over it, so then it is none.
+fn from_environment(error: &clap::Error) -> Option<String> {
+    use clap::error::{ContextKind, ContextValue};
+    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else { return None };
+    let flag = argument.split([' ', '=', '[']).next().filter(|flag| flag.starts_with("--"))?;
+    let given = std::env::args().any(|word| word == flag || word.starts_with(&format!("{flag}=")));
+    let variable = format!("PODTAP_{}", flag.trim_start_matches('-').replace('-', "_").to_uppercase());
+    (!given && std::env::var_os(&variable).is_some()).then_some(variable)
+}
+
+/// HOST:PORT, or HOST for Kafka's own port, separated by commas.
+fn check_brokers(text: &str) -> Result<(), ConfigError> {
+    let is_broker = |broker: &str| {
+        let (host, port) = broker.trim().rsplit_once(':').unwrap_or((broker.trim(), "9092"));
+        !host.is_empty() && !host.contains(char::is_whitespace) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    };
+    match text.split(',').find(|broker| !is_broker(broker)) {
+        Some(wrong) => Err(value("kafka-brokers", format!("{wrong:?} is not HOST:PORT; without Kafka leave the setting out"))),
+        None => Ok(()),
+    }
 }
 
 fn value(setting: &'static str, problem: impl Into<String>) -> ConfigError {
@@ -377,7 +409,12 @@ impl Settings {
     }
 
     fn kafka(&self) -> Result<Option<Kafka>, ConfigError> {
-        let Some(brokers) = self.kafka_brokers.clone().filter(|brokers| !brokers.is_empty()) else { return Ok(None) };
+        let partitions = self.kafka_partitions.unwrap_or(12);
+        if !(1..=10_000).contains(&partitions) {
+            return Err(value("kafka-partitions", "must be from 1 to 10000"));
+        }
+        let Some(brokers) = self.kafka_brokers.clone() else { return Ok(None) };
+        check_brokers(&brokers)?;
         if cfg!(not(feature = "kafka")) {
             return Err(value("kafka-brokers", "this program was built without Kafka (feature kafka)"));
         }
@@ -387,10 +424,6 @@ impl Settings {
                 return Err(value("kafka-option", format!("{option:?} is not KEY=VALUE")));
             };
             options.push((key.to_owned(), text.to_owned()));
-        }
-        let partitions = self.kafka_partitions.unwrap_or(12);
-        if !(1..=10_000).contains(&partitions) {
-            return Err(value("kafka-partitions", "must be from 1 to 10000"));
         }
         Ok(Some(Kafka {
             brokers,

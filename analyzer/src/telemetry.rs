@@ -14,7 +14,9 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use crate::store::StoreError;
+use crate::ingest::block::UNDECODABLE;
+use crate::notify;
+use crate::store::{Reason, StoreError};
 
 /// Upper bounds of `podtap_store_insert_seconds`.
 const INSERT_SECONDS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
@@ -163,6 +165,13 @@ impl Telemetry {
         for transport in ["kafka", "grpc"] {
             telemetry.ingested_batches(transport, 0, 0);
         }
+        // An alert on the first of them needs a 0 before it.
+        for reason in UNDECODABLE {
+            telemetry.undecodable.get_or_create(&ReasonLabel { reason: (*reason).to_owned() }).inc_by(0);
+        }
+        for reason in Reason::ALL {
+            telemetry.store_errors.get_or_create(&ReasonLabel { reason: reason.as_str().to_owned() }).inc_by(0);
+        }
         telemetry
     }
 
@@ -185,6 +194,14 @@ impl Telemetry {
     /// Counts a failed request to the store.
     pub fn store_error(&self, error: &StoreError) {
         self.store_errors.get_or_create(&ReasonLabel { reason: error.reason.as_str().to_owned() }).inc();
+    }
+
+    /// Shows this receiver's notifications from 0 on.
+    pub fn knows_receiver(&self, receiver: &str) {
+        for outcome in notify::OUTCOMES {
+            let label = NotificationLabel { receiver: receiver.to_owned(), outcome: (*outcome).to_owned() };
+            self.notifications.get_or_create(&label).inc_by(0);
+        }
     }
 
     /// Counts a notification.

@@ -404,6 +404,12 @@ fn distance(a: &str, b: &str) -> usize {
     row.last().copied().unwrap_or_default()
 }
 
+/// HOST:PORT, or HOST for Kafka's own port.
+fn is_broker(text: &str) -> bool {
+    let (host, port) = text.rsplit_once(':').unwrap_or((text, "9092"));
+    !host.is_empty() && !host.contains(char::is_whitespace) && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
 impl Settings {
     /// What cannot be together.
     pub fn check(&self) -> Result<(), String> {
@@ -417,6 +423,11 @@ impl Settings {
         }
         if self.read.is_some() && !self.interface.is_empty() {
             return Err("--read and --interface exclude each other".to_owned());
+        }
+        if self.transport == TransportChoice::Kafka
+            && let Some(wrong) = self.kafka_brokers.split(',').find(|broker| !is_broker(broker.trim()))
+        {
+            return Err(format!("kafka_brokers: {wrong:?} is not HOST:PORT"));
         }
         if self.queue_bytes.0 < 1 << 20 {
             return Err(format!("queue_bytes is {}; at least 1MiB is needed for the batches on their way", self.queue_bytes));

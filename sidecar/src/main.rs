@@ -141,7 +141,20 @@ fn told(error: &clap::Error) -> ExitCode {
     let code = if matches!(error.kind(), InvalidValue | ValueValidation) { CONFIGURATION } else { error.exit_code() as u8 };
     // Nobody is left to be told when the terminal is gone.
     let _ = error.print();
+    if let Some(variable) = from_environment(error) {
+        eprintln!("note: the value comes from {variable} in the environment");
+    }
     ExitCode::from(code)
+}
+
+/// The variable that gave the value which an error is about; flags of the same name win over it, so then it is none.
+fn from_environment(error: &clap::Error) -> Option<String> {
+    use clap::error::{ContextKind, ContextValue};
+    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else { return None };
+    let flag = argument.split([' ', '=', '[']).next().filter(|flag| flag.starts_with("--"))?;
+    let given = std::env::args().any(|word| word == flag || word.starts_with(&format!("{flag}=")));
+    let variable = format!("PODTAP_{}", flag.trim_start_matches('-').replace('-', "_").to_uppercase());
+    (!given && std::env::var_os(&variable).is_some()).then_some(variable)
 }
 
 fn settings(config: Option<&PathBuf>, layer: Layer) -> Result<(Settings, Layer), Failure> {

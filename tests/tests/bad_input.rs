@@ -162,7 +162,14 @@ fn configuration_that_is_wrong() -> Result<()> {
     check(&run(&scratch, "podtap-analyzer", &["run", "--kafka-partitions=many"])?, 78, &["many"]);
     check(&run(&scratch, "podtap-clickhouse", &["--listen=nowhere"])?, 78, &["nowhere"]);
     let spec = Spec::new(binary("podtap-clickhouse")?, Vec::<&str>::new()).folder(scratch.root()).environment("PODTAP_CONNECTIONS", "none");
-    check(&run_to_end(&scratch, &spec, Duration::from_secs(30))?, 78, &["none"]);
+    check(&run_to_end(&scratch, &spec, Duration::from_secs(30))?, 78, &["none", "PODTAP_CONNECTIONS"]);
+    let spec = Spec::new(binary("podtap-sidecar")?, ["run"]).folder(scratch.root()).environment("PODTAP_SPOOL_BYTES", "many");
+    check(&run_to_end(&scratch, &spec, Duration::from_secs(30))?, 78, &["many", "PODTAP_SPOOL_BYTES"]);
+    for brokers in ["--kafka-brokers=", "--kafka-brokers=not a broker", "--kafka-brokers=a:9092,b:many"] {
+        check(&run(&scratch, "podtap-sidecar", &["config", "check", "--transport=kafka", brokers])?, 78, &["HOST:PORT"]);
+        check(&run(&scratch, "podtap-analyzer", &["config", "check", brokers])?, 78, &["HOST:PORT"]);
+    }
+    check(&run(&scratch, "podtap-analyzer", &["config", "check", "--kafka-partitions=0"])?, 78, &["kafka-partitions"]);
     Ok(())
 }
 

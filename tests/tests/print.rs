@@ -175,7 +175,7 @@ fn records_of_a_capture_as_json_text_and_selected() -> Result<()> {
     assert_eq!(http.len() as u64, HTTP_REQUESTS);
     let both = capture.records(&["--where", "network_protocol_name=http", "--where", "http_response_status_code=404"])?;
     assert_eq!(outcomes(&both), BTreeMap::from([("404".to_owned(), 10)]));
-    assert_eq!(capture.print(&["--where", "no_such_field=1"])?.code, 2);
+    assert_eq!(capture.print(&["--where", "no_such_field=1"])?.code, 78);
 
     // For people: a line a request, no escape sequences where there is no terminal.
     let output = capture.print(&[])?;

@@ -114,6 +114,10 @@ pub fn test(workspace: &Workspace, cache: &Cache, only: &[Phase], filter: &[Stri
         }
         reports.push(Report { phase, took: started.elapsed(), outcome });
     }
+    // A misspelt name would otherwise be a success.
+    if !filter.is_empty() && tally.passed + tally.failed == 0 && reports.iter().all(|r| matches!(r.outcome, Outcome::Well)) {
+        return Err(Failure(format!("no test is named {}: nothing was tested", filter.join(" or "))));
+    }
     Ok(conclude(&reports, &tally))
 }
 
@@ -151,10 +155,19 @@ fn perform(phase: Phase, workspace: &Workspace, cache: &Cache, filter: &[String]
             run::tee("tests beside the code", &mut units?, |l| tally.read(l)).and(documented)
         }
         Phase::Integration => {
-            let mut cargo = harness(workspace, &["--test", "*"], filter)?;
-            run::tee("tests with real servers", &mut cargo, |l| tally.read(l))
+            // A name that is a file's means all tests of that file.
+            let (files, names): (Vec<String>, Vec<String>) = filter.iter().cloned().partition(|name| is_test_file(workspace.root(), name));
+            let mut targets: Vec<&str> = files.iter().flat_map(|file| ["--test", file]).collect();
+            if files.is_empty() {
+                targets = vec!["--test", "*"];
+            }
+            run::tee("tests with real servers", &mut harness(workspace, &targets, &names)?, |l| tally.read(l))
         }
     }
+}
+
+fn is_test_file(root: &Path, name: &str) -> bool {
+    ["tests", "analyzer", "sidecar", "wire"].iter().any(|package| root.join(package).join("tests").join(format!("{name}.rs")).is_file())
 }
 
 /// What the tests start, fetch or compare with.

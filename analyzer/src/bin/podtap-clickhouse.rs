@@ -28,7 +28,7 @@ const DRAIN: Duration = Duration::from_secs(20);
 ///
 /// Clients of a ClickHouse server use it as one: `curl 'http://127.0.0.1:8123/?query=SELECT%201'`. The data lives in --path.
 #[derive(Parser)]
-#[command(name = "podtap-clickhouse", version)]
+#[command(name = "podtap-clickhouse", version = podtap_analyzer::config::version())]
 struct Arguments {
     /// Address to serve; port 0 takes a free one
     #[arg(long, env = "PODTAP_LISTEN", default_value = "127.0.0.1:8123", value_name = "IP:PORT")]

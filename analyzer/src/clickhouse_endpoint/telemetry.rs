@@ -36,7 +36,11 @@ impl Telemetry {
         let mut registry = Registry::with_prefix("podtap_clickhouse");
         let (queries, errors, in_flight, sessions, response_bytes) = Default::default();
         let seconds = Histogram::new([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0]);
-        let info = Info::new(vec![("version", env!("CARGO_PKG_VERSION").to_owned()), ("engine", engine_version.to_owned())]);
+        let info = Info::new(vec![
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("revision", podtap_wire::REVISION.to_owned()),
+            ("engine", engine_version.to_owned()),
+        ]);
         let this = Self { registry: Registry::default(), queries, errors, seconds, in_flight, sessions, response_bytes };
         registry.register("build", "This program and the engine it serves", info);
         registry.register("queries", "Requests with a query", this.queries.clone());

@@ -157,6 +157,9 @@ pub enum Outcome {
     Reread,
 }
 
+/// All of [`undecodable_reason`]'s labels.
+pub const UNDECODABLE: &[&str] = &["malformed", "format", "too_many_rows", "sender", "column_length", "index", "address"];
+
 /// The reason label of bytes that are no batch.
 pub const fn undecodable_reason(error: &DecodeError) -> &'static str {
     match error {

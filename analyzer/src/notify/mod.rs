@@ -20,6 +20,8 @@ pub mod webhook;
 const QUEUED: usize = 256;
 /// Attempts before a notification is left to a later evaluation.
 const ATTEMPTS: u32 = 6;
+/// What may become of a notification; `retried` more than once.
+pub const OUTCOMES: &[&str] = &["delivered", "refused", "retried", "failed", "queue_full"];
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
 /// News about the alarms of one rule: those open and those just over.

@@ -65,6 +65,19 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them.
+    pub const ALL: &[Self] = &[
+        Self::Unreachable,
+        Self::Timeout,
+        Self::Access,
+        Self::DiskFull,
+        Self::ReadOnly,
+        Self::TooManyParts,
+        Self::Limit,
+        Self::Schema,
+        Self::Refused,
+    ];
+
     /// Label in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {

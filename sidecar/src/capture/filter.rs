@@ -74,7 +74,7 @@ mod tests {
         match (found, expected) {
             (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{expression}"),
             (Err(error), Err(expected)) => {
-                assert_eq!(error.exit_code(), 2);
+                assert_eq!(error.exit_code(), 78);
                 assert!(error.to_string().contains(expected), "{error}");
             }
             (found, expected) => panic!("{expression}: {found:?}, expected {expected:?}"),

@@ -101,7 +101,9 @@ pub fn protocols(table: &Source, captures: &[String], docs: &str, found: &mut Ve
     }
     for (line, name) in rows {
         let plain = letters(&name);
-        let about = |path: &&String| letters(path.trim_start_matches("tests/captures/")).contains(&plain);
+        // Its own folder: another protocol's capture may have its name in a file's.
+        let folder = |path: &str| path.trim_start_matches("tests/captures/").split_once('/').map(|(folder, _)| letters(folder));
+        let about = |path: &&String| folder(path).is_some_and(|folder| folder.contains(&plain));
         let is_capture = |path: &&String| path.ends_with(".pcap") || path.ends_with(".pcapng");
         let golden = |capture: &String| {
             let stem = capture.rsplit_once('.').map_or(capture.as_str(), |(stem, _)| stem);

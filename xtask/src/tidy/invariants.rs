@@ -57,6 +57,9 @@ const TRAITS: &[(&str, &str)] = &[
     ("analyzer/src/notify/", "Notifier"),
 ];
 
+/// Most methods of one of them.
+const TRAIT_METHODS: usize = 4;
+
 pub fn is_pure(path: &str) -> bool {
     PURE.iter().any(|core| path.strip_prefix(core).is_some_and(|rest| rest.starts_with('/') || rest == ".rs"))
 }
@@ -66,7 +69,10 @@ pub fn purity(source: &Source, found: &mut Vec<Finding>) {
         return;
     }
     for (line, path) in source.paths() {
-        let banned = IMPURE.iter().find(|b| path == **b || path.strip_prefix(**b).is_some_and(|rest| rest.starts_with("::")));
+        // A clock is read whatever stands before its name.
+        let clock = |banned: &str| banned.ends_with("::now") && path.ends_with(&format!("::{banned}"));
+        let begins = |banned: &str| path == banned || path.strip_prefix(banned).is_some_and(|rest| rest.starts_with("::"));
+        let banned = IMPURE.iter().find(|banned| begins(banned) || clock(banned));
         // `print` and its kin are macros; a function or field of that name is not meant.
         let macro_only = banned.is_some_and(|b| ["println", "eprintln", "print", "eprint", "dbg"].contains(b));
         let called = source.scan.code.lines().nth(line - 1).is_some_and(|code| code.contains(&format!("{path}!")));
@@ -85,7 +91,7 @@ pub fn no_panics(source: &Source, found: &mut Vec<Finding>) {
         return;
     }
     for (line, code) in source.shipped_code() {
-        for banned in [".unwrap()", ".expect(", "panic!", "todo!", "unimplemented!"] {
+        for banned in [".unwrap()", ".expect(", "panic!", "todo!", "unimplemented!", "unreachable!"] {
             let word = |at: usize| code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
             if code.match_indices(banned).any(|(at, _)| banned.starts_with('.') || !word(at)) {
                 found.push(Finding::new(&source.path, line, "no-panic", format!("`{banned}` outside tests")));
@@ -171,5 +177,26 @@ pub fn five_traits(source: &Source, found: &mut Vec<Finding>) {
             let what = format!("trait `{name}` is not one of the five; if it is earned, tidy's table names it");
             found.push(Finding::new(&source.path, line, "five-traits", what));
         }
+        let methods = methods_of_trait(&source.scan.code, line);
+        if methods > TRAIT_METHODS {
+            let what = format!("trait `{name}` has {methods} methods, at most {TRAIT_METHODS}");
+            found.push(Finding::new(&source.path, line, "five-traits", what));
+        }
     }
+}
+
+/// Methods of the trait that is declared on a line, those with a body too; functions inside a body are none.
+fn methods_of_trait(code: &str, line: usize) -> usize {
+    let body: String = code.lines().skip(line - 1).collect::<Vec<_>>().join("\n");
+    let (mut depth, mut methods) = (0_usize, 0);
+    for (at, c) in body.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth <= 1 => break,
+            '}' => depth -= 1,
+            'f' if depth == 1 && body[at..].starts_with("fn ") && body[..at].ends_with(char::is_whitespace) => methods += 1,
+            _ => {}
+        }
+    }
+    methods
 }

@@ -59,6 +59,7 @@ fn cores_do_no_io_and_read_no_clock() {
         "fn f() { let t = std::time::Instant::now(); }",
         "fn f() { let t = Instant::now(); }",
         "fn f() { SystemTime::now(); }",
+        "fn f() { time::SystemTime::now(); }",
         "use std::net::TcpStream;",
         "fn f() { std::thread::spawn(g); }",
         "use tokio::sync::mpsc;",
@@ -78,7 +79,7 @@ fn cores_do_no_io_and_read_no_clock() {
 
 #[test]
 fn shipped_code_does_not_panic_on_purpose() {
-    for bad in ["a.unwrap();", "a.expect(\"b\");", "panic!(\"a\");", "todo!();", "unimplemented!();"] {
+    for bad in ["a.unwrap();", "a.expect(\"b\");", "panic!(\"a\");", "todo!();", "unimplemented!();", "unreachable!();"] {
         let function = format!("fn f() {{\n    {bad}\n}}");
         check_rust("analyzer/src/a.rs", &function, &[("no-panic", 3)]);
         check_rust("analyzer/src/a.rs", &format!("#[cfg(test)]\nmod tests {{\n{function}\n}}"), &[]);
@@ -124,6 +125,11 @@ fn kafka_json_and_sql_stay_where_they_belong() {
 fn a_sixth_trait_has_to_be_earned() {
     check_rust("sidecar/src/capture/mod.rs", "pub trait Source {", &[]);
     check_rust("sidecar/src/protocol/a.rs", "pub trait Source {", &[("five-traits", 2)]);
+    let methods = |count: usize| {
+        format!("pub trait Source {{\n{}}}\nfn g() {{}}\n", "    fn f(&self) {\n        fn inner() {}\n    }\n".repeat(count))
+    };
+    check_rust("sidecar/src/capture/mod.rs", &methods(4), &[]);
+    check_rust("sidecar/src/capture/mod.rs", &methods(5), &[("five-traits", 2)]);
     check_rust("analyzer/src/query/a.rs", "pub(crate) trait Clock: Send {", &[("five-traits", 2)]);
     check_rust("analyzer/src/query/a.rs", "impl<T> Clock for T {\n}\ntrait OfThisFile {", &[]);
 }
@@ -163,11 +169,12 @@ fn each_protocol_has_a_capture_and_a_section() {
         documents::protocols(&table, &captures, docs, &mut found);
         assert_eq!(found.iter().map(|f| f.line).collect::<Vec<_>>(), expect, "{found:#?}");
     };
-    let captures = ["http1-keepalive.pcap", "http1-keepalive.jsonl", "mysql/text.pcap", "mysql/text.jsonl"];
+    let captures = ["http1/keepalive.pcap", "http1/keepalive.jsonl", "mysql/text.pcap", "mysql/text.jsonl"];
     let docs = "# Protocols\n## HTTP/1.1\n## MySQL and MariaDB\n";
     check(&captures, docs, &[]);
     check(&captures[..2], docs, &[3]);
     check(&captures[..3], docs, &[3]);
+    check(&["http1/keepalive.pcap", "http1/keepalive.jsonl", "http1/mysql.pcap", "http1/mysql.jsonl"], docs, &[3]);
     check(&captures, "## HTTP/1.1\nmysql", &[3]);
     check(&[], "", &[2, 2, 3, 3]);
     let mut found = Vec::new();
