@@ -20,7 +20,7 @@ use crate::packet::Endpoint;
 use crate::protocol::Exchange;
 use crate::protocol::exchange::{Detail, ErrorType, Header, HttpDetail, MysqlDetail, TlsDetail};
 pub use identity::Identity;
-pub use sql::Normalised;
+pub use sql::{Normalised, normalise};
 
 /// Makes records.
 #[derive(Debug)]
