@@ -14,6 +14,7 @@ pub mod admin;
 pub mod config;
 pub mod doctor;
 pub mod eventloop;
+pub mod fingerprint;
 pub mod identity;
 pub mod memory;
 pub mod print;

@@ -9,14 +9,14 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, Value
 use podtap_sidecar::config::{self, Layer, LogFormat, Settings, SourceChoice};
 use podtap_sidecar::eventloop::{self, Failure, PrintOptions};
 use podtap_sidecar::print::condition::Condition;
-use podtap_sidecar::{doctor, memory, version};
+use podtap_sidecar::{doctor, fingerprint, memory, version};
 
 const CONFIGURATION: u8 = 78;
 
 #[derive(Parser)]
 #[command(name = "podtap-sidecar", about = "Watches every request of a pod's network namespace and sends records of them.")]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 unknown flag or command, 65 not a capture or cut, 66 cannot be opened, 69 unavailable, \
+    after_help = "Exit codes: 0 done, 1 failed, 2 unknown flag or command, 65 wrong or cut input, 66 cannot be opened, 69 unavailable, \
 77 no permission, 78 wrong value, wherever it stands."
 )]
 struct Cli {
@@ -59,6 +59,15 @@ podtap-sidecar print -i eth0 --where 'time_to_last_byte_ns>50ms' --where status=
         /// Colours.
         #[arg(long, value_enum, default_value = "auto", value_name = "WHEN")]
         color: When,
+    },
+    /// Answer statements with their fingerprints, line by line: {"sql": "..."} with {"fingerprint": "..."}.
+    #[command(after_long_help = "Examples:\n  echo '{\"sql\": \"SELECT 1\"}' | podtap-sidecar fingerprint\n  \
+podtap-sidecar print -r FILE --json --unmask | jq -c 'select(.db_query_text) | {sql: .db_query_text}' | podtap-sidecar fingerprint\n\n\
+A line that is not such an object ends it with exit code 65 and the line's number. docs/protocols.md says how a fingerprint is made.")]
+    Fingerprint {
+        /// File of JSON lines; - is standard input.
+        #[arg(default_value = "-", value_name = "FILE")]
+        file: PathBuf,
     },
     /// Say what this kernel, these capabilities and this network namespace allow.
     Doctor {
@@ -187,6 +196,7 @@ fn execute(cli: Cli, matches: &ArgMatches) -> Result<(), Failure> {
             let colour = color == When::Always || (color == When::Auto && terminal);
             eventloop::print(&settings, &PrintOptions { json, quiet, stats, colour, conditions })
         }
+        Command::Fingerprint { file } => fingerprint::file(&file),
         Command::Doctor { output, strict } => examine(output, strict),
         Command::Config { action: ConfigAction::Check { layer } } => {
             let (settings, _) = settings(config, layer)?;

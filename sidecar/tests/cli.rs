@@ -201,3 +201,12 @@ fn help_has_examples_and_completion_is_a_script() {
     assert!(script.contains("podtap-sidecar"));
     assert!(String::from_utf8(run(&["--version"]).stdout).unwrap().starts_with("podtap-sidecar "));
 }
+
+#[test]
+fn fingerprints_of_json_lines() {
+    let lines = Scratch::new("lines.jsonl", b"{\"sql\": \"SELECT 5\"}\nSELECT 6\n");
+    let output = run(&["fingerprint", lines.path()]);
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "{\"fingerprint\":\"select ?\"}\n");
+    check(&["fingerprint", lines.path()], 65, "line 2: not a JSON object");
+    check(&["fingerprint", "/no/such/file"], 66, "/no/such/file");
+}
