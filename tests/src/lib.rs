@@ -18,6 +18,7 @@ pub mod nginx;
 pub mod pod;
 pub mod process;
 pub mod proxy;
+pub mod random;
 pub mod run;
 pub mod sidecar;
 pub mod system;

@@ -45,6 +45,7 @@ pub const SERVERS: &[Package] = &[
     program("wrk", "wrk", "HTTP load"),
     program("tcpdump", "tcpdump", "captures to compare live sources with"),
     program("curl", "curl", "a client that nobody here wrote"),
+    program("percona-toolkit", "pt-fingerprint", "SQL fingerprints to compare with"),
     program("procps", "ps", "finding what a killed run left behind"),
 ];
 
