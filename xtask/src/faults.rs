@@ -17,7 +17,7 @@ pub struct Options {
     /// Random kills in each of the two tests, over Kafka and over gRPC
     #[arg(long, default_value_t = 100)]
     kills: u32,
-    /// Of everything random; the same seed gives the same kills and the same records
+    /// Of everything random; the same seed gives the same order of kills and the same records, but for the time that everything takes
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Batches a second of each of the eight senders

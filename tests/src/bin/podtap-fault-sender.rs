@@ -3,6 +3,7 @@
 //! Ends by itself on SIGTERM, when all is acknowledged; on SIGKILL it leaves its journal and its spool for the next start. It forgets
 //! acknowledgements now and then, as if they had come too late, so that batches are sent twice.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use podtap_sidecar::transport::spool::{Spool, SpoolConfig};
 use podtap_sidecar::transport::{Batch, BatchId, LinkState, Offer, Sink, SinkEvent};
 use podtap_tests::faults::chance::Chance;
 use podtap_tests::faults::content::{records, resource, sender_id};
-use podtap_tests::faults::journal::{BatchName, Journal, folder};
+use podtap_tests::faults::journal::{BatchName, Journal, folder, read};
 use podtap_tests::wait::{interrupt_on_signals, interrupted};
 use podtap_tests::{Context, Failure, Result};
 use podtap_wire::BatchBuilder;
@@ -99,7 +100,9 @@ fn serve(arguments: &Arguments, number: u32, runtime: &tokio::runtime::Handle) -
     let place = folder(&arguments.folder, number);
     let mut journal = Journal::open(&place)?;
     let started_ns = now_ns();
-    let mut chance = Chance::new(&[arguments.seed, u64::from(number), started_ns]);
+    // The same seed gives the same boots, and with them the same records but for their time.
+    let boots: BTreeSet<_> = read(&arguments.folder, number)?.made.iter().map(|name| name.boot).collect();
+    let mut chance = Chance::new(&[arguments.seed, u64::from(number), boots.len() as u64]);
     let boot = (u128::from(chance.next()) << 64 | u128::from(chance.next())).to_be_bytes();
     let spool =
         SpoolConfig { queue_bytes: QUEUE_BYTES, directory: Some(place.join("spool")), spool_bytes: arguments.spool_bytes, started_ns };

@@ -304,12 +304,37 @@ impl Stage {
         Truth::read(&self.journals, self.sender_count(), self.wish.seed, &self.killed, &self.on_disk)
     }
 
+    /// What the analyzers say of themselves, for messages.
+    fn state(&self) -> String {
+        let of = |seat: &Seat| {
+            let ready = http::get(seat.http, "/readyz?verbose").map_or_else(|failure| failure.0, |answer| answer.body);
+            let lag = Metrics::scrape(seat.http).map_or(0.0, |metrics| metrics.sum("podtap_ingest_lag"));
+            let log = seat.process.as_ref().map(Process::log_tail).unwrap_or_default();
+            format!("analyzer {}: lag {lag}, {}; it said:\n{log}", seat.number, ready.replace('\n', " "))
+        };
+        self.seats.iter().map(of).collect::<Vec<_>>().join("\n")
+    }
+
     /// Waits until every bucket equals what was made, and looks again a moment later, in case something is counted twice.
     pub fn must_equal(&self, what: &str, views: &[View]) -> Result<Compared> {
         let truth = self.truth()?;
-        wait::until_stepwise(what, COMEBACK, Duration::from_secs(1), || truth.compare(&self.clickhouse, views).map(Some))?;
+        let mut stored = 0;
+        let compared = loop {
+            // As long as more is stored it is only late.
+            let waited = wait::until_stepwise(what, COMEBACK, Duration::from_secs(1), || {
+                // The first view alone tells whether to wait on; all of them take their time.
+                truth.compare(&self.clickhouse, &views[..1])?;
+                truth.compare(&self.clickhouse, views).map(Some)
+            });
+            let now_stored = self.clickhouse.number("SELECT sum(count) FROM red")?;
+            match waited {
+                Ok(compared) => break compared,
+                Err(failure) if now_stored == stored => return Err(Failure(format!("{failure}; {}", self.state()))),
+                Err(_) => stored = now_stored,
+            }
+        };
         std::thread::sleep(Duration::from_secs(2));
-        let compared = truth.compare(&self.clickhouse, views).context(format!("{what}, a moment later"))?;
+        truth.compare(&self.clickhouse, &views[..1]).context(format!("{what}, a moment later"))?;
         println!("{what}: {compared:?}, {} batches were due, {} kills so far", truth.due(), self.kills);
         Ok(compared)
     }
