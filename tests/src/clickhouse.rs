@@ -68,7 +68,13 @@ impl ClickHouse {
 
     /// Runs a statement and gives the body of the answer.
     pub fn execute(&self, sql: &str) -> Result<String> {
-        let answer = http::request(self.address, "POST", "/?database=podtap&output_format_json_quote_64bit_integers=0", &[], sql)?;
+        self.execute_within(Duration::from_secs(30), sql)
+    }
+
+    /// The same of a statement that takes its time.
+    pub fn execute_within(&self, limit: Duration, sql: &str) -> Result<String> {
+        let path = "/?database=podtap&output_format_json_quote_64bit_integers=0";
+        let answer = http::request_within(limit, self.address, "POST", path, &[], sql)?;
         if answer.status == 200 {
             return Ok(answer.body);
         }

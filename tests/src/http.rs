@@ -27,9 +27,21 @@ pub fn get(address: SocketAddrV4, path: &str) -> Result<Answer> {
 
 /// Sends one request and reads its answer.
 pub fn request(address: SocketAddrV4, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Result<Answer> {
+    request_within(TIMEOUT, address, method, path, headers, body)
+}
+
+/// [`request`] with another limit to each wait.
+pub fn request_within(
+    limit: Duration,
+    address: SocketAddrV4,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Result<Answer> {
     let what = format!("{method} http://{address}{}", path.split('?').next().unwrap_or_default());
     let mut stream = TcpStream::connect_timeout(&address.into(), Duration::from_secs(3)).context(&what)?;
-    stream.set_read_timeout(Some(TIMEOUT)).context(&what)?;
+    stream.set_read_timeout(Some(limit)).context(&what)?;
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));

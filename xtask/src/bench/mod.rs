@@ -3,6 +3,7 @@
 //! Guarantee: both sides of a ratio were measured in the same run, in turn. Figures go to standard output and, with the
 //! machine and the revision, to `target/bench/`.
 
+mod ingest;
 mod instructions;
 mod live;
 mod measure;
@@ -35,6 +36,9 @@ pub struct Options {
     /// Only instructions an exchange, compared with the committed figures
     #[arg(long)]
     instructions: bool,
+    /// Only what counting costs: Kafka to stored histograms, bytes, and the documented questions
+    #[arg(long)]
+    ingest: bool,
     /// Commit these instructions as the figures to compare with
     #[arg(long, requires = "instructions")]
     save: bool,
@@ -80,6 +84,9 @@ impl Section {
 }
 
 pub fn bench(workspace: &Workspace, cache: &Cache, options: &Options) -> Result<()> {
+    if options.ingest {
+        return ingest(workspace, cache, options.quick);
+    }
     apt::ensure("bench", &[apt::BUILD, apt::SERVERS, apt::LOAD, apt::PEERS].concat())?;
     let sidecar = match &options.binary {
         Some(file) => std::path::absolute(file).doing(format_args!("finding {}", file.display()))?,
@@ -113,6 +120,16 @@ pub fn bench(workspace: &Workspace, cache: &Cache, options: &Options) -> Result<
     if options.micro {
         micro(workspace)?;
     }
+    let file = place(workspace)?;
+    fs::write(&file, report).doing(format_args!("writing {}", file.display()))?;
+    say(format_args!("==> {}", file.display()));
+    Ok(())
+}
+
+fn ingest(workspace: &Workspace, cache: &Cache, quick: bool) -> Result<()> {
+    let section = ingest::measure(workspace, cache, quick)?;
+    let report = format!("{}{section}", about(workspace, &workspace.target().join("release/podtap-analyzer"))?);
+    println!("{report}");
     let file = place(workspace)?;
     fs::write(&file, report).doing(format_args!("writing {}", file.display()))?;
     say(format_args!("==> {}", file.display()));

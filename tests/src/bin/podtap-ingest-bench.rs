@@ -1,0 +1,383 @@
+//! What counting costs: from Kafka to stored histograms with one analyzer, bytes on the wire and on disk, and the time of the
+//! documented questions over months of data. Prints a section of Markdown; `cargo xtask bench --ingest` runs it with release binaries.
+//!
+//! The records are made up, with as many different paths as asked for, and sent by the sidecar's own transport before the clock starts. Not
+//! a test: nothing here fails because it is slow.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use clap::Parser;
+use podtap_sidecar::telemetry::Telemetry;
+use podtap_sidecar::transport::kafka::{KafkaConfig, KafkaSink};
+use podtap_sidecar::transport::sender::{Sender, WhenFull};
+use podtap_sidecar::transport::spool::{Spool, SpoolConfig};
+use podtap_sidecar::transport::{Batch, BatchId};
+use podtap_tests::analyzer::{Analyzer, Setup};
+use podtap_tests::clickhouse::ClickHouse;
+use podtap_tests::faults::chance::Chance;
+use podtap_tests::kafka::Kafka;
+use podtap_tests::metrics::Metrics;
+use podtap_tests::process::{Spec, run_to_end};
+use podtap_tests::run::{Run, binary};
+use podtap_tests::{Context, Failure, Result, wait};
+use podtap_wire::proto::Resource;
+use podtap_wire::{BatchBuilder, Protocol, RequestRecord, Side, SourceKind, Status};
+
+const SECOND: u64 = 1_000_000_000;
+/// A sidecar's batch at most; see its `transport/batcher.rs`.
+const BATCH_ROWS: u32 = 4_096;
+const BATCH_BYTES: usize = 384 * 1024;
+/// Requests a second that a pod is made to have served.
+const POD_RATE: u64 = 1_000;
+/// Each question is asked so often; the median is shown.
+const ASKED: usize = 5;
+/// How long one statement may take.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Records to send through Kafka
+    #[arg(long, default_value_t = 8_000_000)]
+    records: u64,
+    /// Different paths among them
+    #[arg(long, default_value_t = 5_000)]
+    paths: u64,
+    /// Pods that send them
+    #[arg(long, default_value_t = 12)]
+    pods: u64,
+    /// Requests in the table that is questioned; 0 leaves the questions out
+    #[arg(long, default_value_t = 100_000_000)]
+    stored: u64,
+    /// Days of histograms that are questioned
+    #[arg(long, default_value_t = 30)]
+    days: u64,
+    /// Series in each ten seconds of these
+    #[arg(long, default_value_t = 100)]
+    series: u64,
+}
+
+fn main() -> ExitCode {
+    wait::interrupt_on_signals();
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("podtap-ingest-bench: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    println!("## From Kafka to stored histograms\n");
+    ingest(arguments)?;
+    if arguments.stored > 0 {
+        println!("\n## Questions over what is stored\n");
+        questions(arguments)?;
+    }
+    Ok(())
+}
+
+fn now_ns() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// User and system seconds of a process so far (proc_pid_stat(5), fields 14 and 15).
+fn cpu_seconds(pid: u32) -> Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("reading a process's times")?;
+    let fields: Vec<f64> =
+        stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
+    // SAFETY: plain question to the C library.
+    let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64;
+    Ok(fields.iter().sum::<f64>() / ticks)
+}
+
+fn folder_bytes(folder: &std::path::Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    let size = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(data) if data.is_dir() => folder_bytes(&entry.path()),
+        Ok(data) if entry.path().extension().is_some_and(|extension| extension == "log") => data.len(),
+        _ => 0,
+    };
+    entries.flatten().map(size).sum()
+}
+
+fn ingest(arguments: &Arguments) -> Result<()> {
+    let run = Run::start()?;
+    let clickhouse = ClickHouse::start(&run)?;
+    let kafka = Kafka::start(&run, Ipv4Addr::LOCALHOST)?;
+    let setup = Setup { clickhouse_url: clickhouse.url(), grpc_address: Ipv4Addr::LOCALHOST, kafka: Some(kafka.address()), rules: None };
+    // The first start makes the topic and the tables.
+    drop(Analyzer::start(&run, &setup)?);
+    let began = now_ns();
+    let batches: u64 = std::thread::scope(|scope| {
+        let broker = &kafka;
+        let pods: Vec<_> = (0..arguments.pods).map(|pod| scope.spawn(move || produce(arguments, pod, began, broker))).collect();
+        let sent = pods.into_iter().map(|pod| pod.join().unwrap_or_else(|_| Err(Failure::new("a sender panicked"))));
+        sent.sum::<Result<u64>>()
+    })?;
+    let wire = folder_bytes(&run.root().join("kafka/log"));
+    let records = arguments.records / arguments.pods * arguments.pods;
+
+    let engine = cpu_seconds(clickhouse.pid()?)?;
+    let started = Instant::now();
+    let analyzer = Analyzer::start(&run, &setup)?;
+    let ingested = |metrics: &Metrics| metrics.sum("podtap_ingest_records_total") as u64;
+    wait::until_stepwise("all records are read", Duration::from_secs(1_800), Duration::from_millis(100), || {
+        Ok((ingested(&analyzer.metrics()?) >= records).then_some(()))
+    })?;
+    let read = started.elapsed().as_secs_f64();
+    wait::until_stepwise("all records are stored", Duration::from_secs(1_800), Duration::from_millis(200), || {
+        Ok((clickhouse.number("SELECT sum(records) FROM ingest_blocks FINAL")? >= records).then_some(()))
+    })?;
+    let stored = started.elapsed().as_secs_f64();
+    let own = cpu_seconds(analyzer.process().pid())?;
+    let engine = cpu_seconds(clickhouse.pid()?)? - engine;
+    let counted = clickhouse.number("SELECT sum(count) FROM red")?;
+    if counted != records {
+        return Err(Failure(format!("{records} records were sent, {counted} are counted")));
+    }
+    let resident = peak_bytes(analyzer.process().pid())?;
+    let n = records as f64;
+    let (paths, pods) = (arguments.paths, arguments.pods);
+    println!("{records} records in {batches} batches, {paths} paths, {pods} pods, one analyzer; every record counted once.\n");
+    println!("| figure | value |\n|---|---|");
+    println!("| records/s, start of the analyzer to stored, engine and broker beside it | {:.0} |", n / stored);
+    println!("| records/s until all were read | {:.0} |", n / read);
+    println!("| records per second of the analyzer's own CPU | {:.0} |", n / own);
+    println!("| CPU seconds of the analyzer / of the engine | {own:.1} / {engine:.1} |");
+    println!("| peak resident memory of the analyzer | {:.0} MB |", resident / 1e6);
+    println!("| bytes a record in Kafka's log (zstd) | {:.1} |", wire as f64 / n);
+    for table in ["requests", "request_histograms"] {
+        let before = disk_bytes(&clickhouse, table)?;
+        clickhouse.execute_within(PATIENCE, &format!("OPTIMIZE TABLE {table} FINAL"))?;
+        let after = disk_bytes(&clickhouse, table)?;
+        println!("| bytes a record on disk, {table}, as inserted / merged | {:.1} / {:.1} |", before / n, after / n);
+    }
+    Ok(())
+}
+
+fn peak_bytes(pid: u32) -> Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("reading a process's memory")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+    let kilobytes: f64 = line.split_whitespace().next().unwrap_or_default().parse().context("VmHWM")?;
+    Ok(kilobytes * 1024.0)
+}
+
+fn disk_bytes(clickhouse: &ClickHouse, table: &str) -> Result<f64> {
+    let sql = format!("SELECT sum(bytes_on_disk) FROM system.parts WHERE database = 'podtap' AND table = '{table}' AND active");
+    Ok(clickhouse.number(&sql)? as f64)
+}
+
+/// One pod's share, over the sidecar's transport; says how many batches it was.
+fn produce(arguments: &Arguments, pod: u64, began: u64, kafka: &Kafka) -> Result<u64> {
+    let name = format!("shop-{pod}");
+    let config = KafkaConfig {
+        brokers: kafka.address().to_string(),
+        topic: "podtap.requests".to_owned(),
+        sender_id: name.clone(),
+        directory: None,
+        options: Vec::new(),
+    };
+    let sink = KafkaSink::new(config).map_err(Failure)?;
+    let spool = SpoolConfig { queue_bytes: 16 << 20, directory: None, spool_bytes: 0, started_ns: began };
+    let spool = Spool::open(spool).context("opening a spool")?;
+    let (batches, queue) = sync_channel(8);
+    let sender = Sender::new(spool, Box::new(sink), queue, Arc::new(Telemetry::new()), WhenFull::Wait);
+    let thread = std::thread::spawn(move || sender.run(|| false, Duration::from_secs(3_600)));
+    let boot = u128::from(pod + 1).to_be_bytes();
+    let resource = Resource {
+        k8s_namespace_name: "shop".to_owned(),
+        k8s_pod_name: name.clone(),
+        k8s_pod_uid: format!("0c9f0f5e-{pod}"),
+        k8s_node_name: "node-1".to_owned(),
+        k8s_workload_kind: "Deployment".to_owned(),
+        k8s_workload_name: "shop".to_owned(),
+    };
+    let mut builder = BatchBuilder::new(name, boot, resource);
+    let path = |path: u64| format!("/catalog/{}/article-{path}", ["books", "music", "toys"][path as usize % 3]);
+    let paths: Vec<String> = (0..arguments.paths).map(path).collect();
+    let mut chance = Chance::new(&[pod, 7]);
+    let count = arguments.records / arguments.pods;
+    let first = began - count * SECOND / POD_RATE;
+    let mut sequence = 0;
+    for number in 0..count {
+        push(&mut builder, &mut chance, &paths, first + number * SECOND / POD_RATE, number);
+        if builder.rows() == BATCH_ROWS || builder.approximate_bytes() >= BATCH_BYTES || number + 1 == count {
+            sequence += 1;
+            let batch = builder.finish(sequence, now_ns(), Vec::new());
+            let batch = Batch { id: BatchId { boot, sequence }, rows: batch.rows, bytes: batch.bytes.into() };
+            batches.send(batch).context("handing over a batch")?;
+        }
+    }
+    drop(batches);
+    thread.join().map_err(|_| Failure::new("a sender's thread panicked"))?;
+    Ok(sequence)
+}
+
+fn push(builder: &mut BatchBuilder, chance: &mut Chance, paths: &[String], timestamp: u64, number: u64) {
+    // Some paths are asked for far more often than others.
+    let skewed = (chance.unit() * chance.unit() * paths.len() as f64) as usize;
+    let path = &paths[skewed.min(paths.len() - 1)];
+    let failed = chance.percent(1);
+    let latency = 200_000 + (-chance.unit().max(1e-9).ln() * 3e6) as u64;
+    let length = 300 + chance.below(4_000);
+    builder.push(&RequestRecord {
+        timestamp: timestamp + chance.below(900_000),
+        network_protocol_name: Protocol::Http,
+        network_protocol_version: "1.1",
+        client_address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, chance.below(20) as u8)),
+        client_port: 32_768 + chance.below(200),
+        server_address: IpAddr::V4(Ipv4Addr::new(10, 0, 1, 1)),
+        server_port: 8080,
+        connection_id: chance.below(200),
+        exchange_index: number / 200,
+        tcp_request_sequence: Some(chance.below(1 << 32)),
+        tcp_response_sequence: Some(chance.below(1 << 32)),
+        service_name: "shop",
+        source: SourceKind::Pcap,
+        side: Side::Server,
+        status: if failed { Status::ServerError } else { Status::Ok },
+        error_type: if failed { "500" } else { "" },
+        time_to_first_byte_ns: Some(latency - 50_000),
+        time_to_last_byte_ns: Some(latency),
+        request_time_ns: Some(20_000),
+        request_bytes: 180 + path.len() as u64,
+        response_bytes: length + 160,
+        http_request_method: "GET",
+        url_path: path,
+        url_template: path,
+        http_request_header_host: "shop.example.org",
+        user_agent_original: ["Mozilla/5.0 (X11; Linux x86_64)", "okhttp/4.12.0", "curl/7.88.1"][chance.below(3) as usize],
+        http_response_status_code: if failed { 500 } else { 200 },
+        http_response_body_size: Some(length),
+        http_response_content_type: "application/json",
+        ..RequestRecord::default()
+    });
+}
+
+/// What a person asks first of each documented view.
+fn documented(days: u64) -> Vec<(&'static str, String)> {
+    let merged = "sum(count) AS requests, podtap_quantile(0.99, sumMap(time_to_last_byte_ns_buckets)) AS p99";
+    let ago = |interval: &str| format!("now() - INTERVAL {interval}");
+    let all = format!("{days} DAY");
+    let endpoints = |view: &str, interval: &str| {
+        let since = ago(interval);
+        format!("SELECT service_name, endpoint, {merged} FROM {view} WHERE window >= {since} GROUP BY ALL ORDER BY p99 DESC LIMIT 5")
+    };
+    let line = |view: &str, interval: &str| {
+        let condition = format!("window >= {} AND service_name = 'service-1'", ago(interval));
+        format!("SELECT window, {merged} FROM {view} WHERE {condition} GROUP BY window ORDER BY window")
+    };
+    let requests = |columns: &str, interval: &str, rest: &str| {
+        format!("SELECT timestamp, url_path, {columns} FROM requests FINAL WHERE timestamp >= {} {rest}", ago(interval))
+    };
+    let failed = "AND service_name = 'service-1' AND status = 'server_error' ORDER BY timestamp DESC LIMIT 20";
+    vec![
+        ("red: endpoints, 15 minutes", endpoints("red", "15 MINUTE")),
+        ("red_1m: a service by minute, 6 hours", line("red_1m", "6 HOUR")),
+        ("red_1h: a service by hour, all days", line("red_1h", &all)),
+        ("red_1h: endpoints, all days", endpoints("red_1h", &all)),
+        ("red_1d: endpoints, all days", endpoints("red_1d", &all)),
+        (
+            "latency: a service, 24 hours",
+            format!("SELECT * FROM latency(from = {}, to = now(), service = 'service-1', quantile = 0.99)", ago("1 DAY")),
+        ),
+        ("requests: slowest, 15 minutes", requests("time_to_last_byte_ns", "15 MINUTE", "ORDER BY time_to_last_byte_ns DESC LIMIT 5")),
+        ("requests: failed ones of a service, 1 hour", requests("error_type", "1 HOUR", failed)),
+        ("requests: one trace, 24 hours", requests("status", "1 DAY", "AND trace_id = 'trace-7777777'")),
+        ("completeness: 1 hour", format!("SELECT * FROM completeness(from = {}, to = now())", ago("1 HOUR"))),
+        ("sender_sequences: what is missing", "SELECT sender, boot, missing FROM sender_sequences WHERE missing > 0".to_owned()),
+    ]
+}
+
+fn questions(arguments: &Arguments) -> Result<()> {
+    let run = Run::start()?;
+    let clickhouse = ClickHouse::start(&run)?;
+    let setup = Setup { clickhouse_url: clickhouse.url(), grpc_address: Ipv4Addr::LOCALHOST, kafka: None, rules: None };
+    drop(Analyzer::start(&run, &setup)?);
+    let started = Instant::now();
+    fill(arguments, &clickhouse)?;
+    let filled = started.elapsed().as_secs_f64();
+    let started = Instant::now();
+    let spec = Spec::new(binary("podtap-analyzer")?, ["rollup", "--clickhouse-url", &clickhouse.url()]).folder(run.root());
+    let output = run_to_end(&run, &spec, Duration::from_secs(3_600))?;
+    if output.code != 0 {
+        return Err(Failure(format!("rollup: {}{}", output.stdout, output.stderr)));
+    }
+    println!(
+        "{} requests over a week, {} days of histograms with {} series in each ten seconds; filled in {filled:.0} s, \
+         rolled up in {:.0} s ({}). Median of {ASKED}, the first answer of each beside it.\n",
+        arguments.stored,
+        arguments.days,
+        arguments.series,
+        started.elapsed().as_secs_f64(),
+        output.stdout.trim(),
+    );
+    println!("| question | median ms | first ms |\n|---|---|---|");
+    for (name, sql) in documented(arguments.days) {
+        let mut times = Vec::new();
+        for _ in 0..ASKED {
+            let started = Instant::now();
+            clickhouse.execute_within(PATIENCE, &format!("{sql} FORMAT Null")).context(name)?;
+            times.push(started.elapsed().as_secs_f64() * 1e3);
+        }
+        let first = times[0];
+        times.sort_by(f64::total_cmp);
+        println!("| {name} | {:.0} | {first:.0} |", times[ASKED / 2]);
+    }
+    println!("| bytes on disk: requests / 10 s / 1 m / 1 h / 1 d | {} | |", {
+        let tables = ["requests", "request_histograms", "request_histograms_1m", "request_histograms_1h", "request_histograms_1d"];
+        let sizes: Result<Vec<_>> = tables.iter().map(|table| Ok(format!("{:.0} MB", disk_bytes(&clickhouse, table)? / 1e6))).collect();
+        sizes?.join(" / ")
+    });
+    Ok(())
+}
+
+/// Rows as blocks would have written them, made by the engine itself.
+fn fill(arguments: &Arguments, clickhouse: &ClickHouse) -> Result<()> {
+    const PIECE: u64 = 1_000_000;
+    const WEEK_MS: u64 = 7 * 86_400_000;
+    for start in (0..arguments.stored).step_by(PIECE as usize) {
+        let (total, count) = (arguments.stored, PIECE.min(arguments.stored - start));
+        let sql = format!(
+            "INSERT INTO requests (timestamp, network_protocol_name, client_address, server_address, server_port, service_name, \
+             k8s_pod_name, side, time_to_last_byte_ns, time_to_first_byte_ns, request_bytes, response_bytes, status, error_type, trace_id, \
+             http_request_method, url_path, url_template, http_response_status_code, topic, incarnation, partition, offset, row, \
+             version, keep)              SELECT now64(9) - toIntervalMillisecond(intDiv(number * {WEEK_MS}, {total})), 'http', \
+             concat('10.0.0.', toString(number % 50)), '10.0.1.1', 8080, concat('service-', toString(number % 20)), \
+             concat('pod-', toString(number % 100)), 'server', 200000 + cityHash64(number) % 30000000, \
+             100000 + cityHash64(number) % 20000000, 200, 1000 + number % 5000, \
+             if(number % 100 = 0, 'server_error', 'ok'), if(number % 100 = 0, '500', ''), concat('trace-', toString(number)), 'GET', \
+             concat('/articles/', toString(cityHash64(number, 1) % 5000)), '/articles/{{id}}', if(number % 100 = 0, 500, 200), \
+             'podtap.requests', 'bench', toUInt32(number % 12), intDiv(number, 4096), number % 4096, intDiv(number, 4096) + 1, \
+             number % 100 = 0 FROM numbers({start}, {count})"
+        );
+        clickhouse.execute_within(PATIENCE, &sql).context("filling requests")?;
+    }
+    for day in 0..arguments.days {
+        let series = arguments.series;
+        let sql = format!(
+            "INSERT INTO request_histograms (window, service_name, k8s_pod_name, side, source, network_protocol_name, endpoint, status, \
+             server_address, server_port, peer, count, time_to_last_byte_ns_sum, time_to_last_byte_ns_max, request_bytes, response_bytes, \
+             time_to_last_byte_ns_buckets, time_to_first_byte_ns_buckets, topic, incarnation, partition, block, classification, version) \
+             SELECT toDateTime(toUInt32(intDiv(toUnixTimestamp(now()), 10) * 10 - {day} * 86400 - 10 * intDiv(number, {series})), 'UTC'), \
+             concat('service-', toString(number % 20)), concat('pod-', toString(number % 100)), 'server', 'pcap', 'http', \
+             concat('GET /', toString(number % {series})), 'ok', '10.0.1.1', 8080, '10.0.0.1', 20, 20000000, 9000000, 4000, 40000, \
+             map(toUInt16(1000 + number % 7), toUInt64(5), toUInt16(1020 + number % 11), toUInt64(10), \
+             toUInt16(1050 + cityHash64(number) % 100), toUInt64(5)), map(toUInt16(980 + number % 7), toUInt64(20)), \
+             'podtap.requests', 'bench', 0, {day} * 100000 + intDiv(number, 100000), 1, 1 FROM numbers(8640 * {series})"
+        );
+        clickhouse.execute_within(PATIENCE, &sql).context("filling histograms")?;
+    }
+    // Manifests that name the hours, or nothing would be rolled up.
+    let manifests = "INSERT INTO ingest_blocks (topic, incarnation, partition, block, block_end, version, complete, classification, \
+                     batches, records, hours, first_message_time, last_message_time) SELECT 'podtap.requests', 'bench', 0, block, \
+                     block + 1, 1, 1, 1, 1, sum(count), arraySort(groupUniqArray(toUInt32(intDiv(toUnixTimestamp(window), 3600)))), \
+                     min(window), max(window) \
+                     FROM request_histograms GROUP BY block";
+    clickhouse.execute_within(PATIENCE, manifests).context("filling manifests").map(drop)
+}
