@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 use crate::packet::Endpoint;
 
 /// Beyond so many places for each connection, memory is given back.
-const SPARE: usize = 8;
+pub(super) const SPARE: usize = 8;
 
 /// Two ends with IPv4 addresses in twelve bytes: nearly all connections of a cluster, and looked up for each packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 use super::flow::{Fate, Shared};
-use super::index::Index;
+use super::index::{Index, SPARE};
 use super::limits::{CLOSED_LINGER_NS, SWEEP_INTERVAL_NS};
 use super::{Close, Counters, End, Event, Flow, FlowFacts, Limits};
 use crate::packet::{Endpoint, Segment};
@@ -247,6 +247,9 @@ impl<T: Default> FlowTable<T> {
             }
         }
         self.index.shrink();
+        if self.ended.capacity() > SPARE * self.ended.len().max(SPARE) {
+            self.ended.shrink_to_fit();
+        }
         if self.index.len() == 0 {
             self.next_sweep_ns = u64::MAX;
             (self.slots, self.free) = (Vec::new(), Vec::new());
