@@ -277,7 +277,7 @@ settings! {
         /// Address of /healthz, /readyz and /metrics.
         [value_name = "IP:PORT"]
         admin_listen "PODTAP_ADMIN_LISTEN": SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9871));
-        /// Keep literals of SQL, query strings and parameters instead of masking them.
+        /// Keep literals of SQL (also in error texts), query strings and parameters instead of masking them.
         [num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL"]
         unmask "PODTAP_UNMASK": bool = false;
         /// How log lines look.

@@ -1,9 +1,11 @@
 //! From a finished exchange to a [`RequestRecord`]: names, templates, masking, who the pod is.
 //!
-//! Guarantees: nothing that is masked by default reaches a record (literals of SQL, values of query strings, parameters); a time is
+//! Guarantees: nothing that is masked by default reaches a record (literals of SQL, also where an error quotes
+//! them, values of query strings and of parameters in paths, parameters of statements); a time is
 //! never negative; no allocation in the steady state. The record borrows from the exchange and from this module's scratch text.
 
 mod identity;
+mod message;
 mod route;
 mod shape;
 mod sql;
@@ -41,11 +43,13 @@ struct Scratch {
     service: String,
     /// The server that `service` names.
     server: Option<Endpoint>,
+    path: String,
     route: String,
     query: String,
     error: String,
     code: String,
     shape: String,
+    message: String,
     trace: String,
     span: String,
 }
@@ -82,7 +86,7 @@ impl Recorder {
         let connection = &exchange.connection;
         record.side = side(&self.local_addresses, connection.client, connection.server);
         let Self { unmask, identity, service, scratch, sql, .. } = self;
-        let Scratch { service: service_text, server, route, query, error, code, shape, trace, span } = scratch;
+        let Scratch { service: service_text, server, path, route, query, error, code, shape, message, trace, span } = scratch;
         record.service_name = match service {
             Some(service) => service,
             None => {
@@ -116,8 +120,8 @@ impl Recorder {
         };
         match &exchange.detail {
             Detail::None => {}
-            Detail::Http(detail) => http(&mut record, exchange, detail, *unmask, HttpScratch { route, query, trace, span }),
-            Detail::Mysql(detail) => mysql(&mut record, exchange, detail, *unmask, sql, MysqlScratch { code, shape }),
+            Detail::Http(detail) => http(&mut record, exchange, detail, *unmask, HttpScratch { path, route, query, trace, span }),
+            Detail::Mysql(detail) => mysql(&mut record, exchange, detail, *unmask, MysqlScratch { memo: sql, code, shape, message }),
             Detail::Tls(detail) => tls(&mut record, exchange, detail),
         }
         record
@@ -174,6 +178,7 @@ fn side(local: &[IpAddr], client: Endpoint, server: Endpoint) -> Side {
 }
 
 struct HttpScratch<'a> {
+    path: &'a mut String,
     route: &'a mut String,
     query: &'a mut String,
     trace: &'a mut String,
@@ -182,12 +187,16 @@ struct HttpScratch<'a> {
 
 fn http<'a>(record: &mut RequestRecord<'a>, exchange: &'a Exchange, detail: &HttpDetail, unmask: bool, scratch: HttpScratch<'a>) {
     let header = |header: Header| exchange.text(detail.headers[header as usize]);
-    let HttpScratch { route, query, trace, span } = scratch;
+    let HttpScratch { path, route, query, trace, span } = scratch;
     record.network_protocol_version = if detail.minor_version == 0 { "1.0" } else { "1.1" };
     record.http_request_method = exchange.text(detail.method);
     record.url_path = exchange.text(detail.path);
     route::template(record.url_path, route);
     record.url_template = route;
+    if !unmask && record.url_path.contains(';') {
+        route::mask_parameters(record.url_path, path);
+        record.url_path = path;
+    }
     record.url_query = exchange.text(detail.query);
     if !unmask && !record.url_query.is_empty() {
         route::mask_query(record.url_query, query);
@@ -215,19 +224,14 @@ fn http<'a>(record: &mut RequestRecord<'a>, exchange: &'a Exchange, detail: &Htt
 }
 
 struct MysqlScratch<'a> {
+    memo: &'a mut sql::Memo,
     code: &'a mut String,
     shape: &'a mut String,
+    message: &'a mut String,
 }
 
-fn mysql<'a>(
-    record: &mut RequestRecord<'a>,
-    exchange: &'a Exchange,
-    detail: &MysqlDetail,
-    unmask: bool,
-    memo: &'a mut sql::Memo,
-    scratch: MysqlScratch<'a>,
-) {
-    let MysqlScratch { code, shape } = scratch;
+fn mysql<'a>(record: &mut RequestRecord<'a>, exchange: &'a Exchange, detail: &MysqlDetail, unmask: bool, scratch: MysqlScratch<'a>) {
+    let MysqlScratch { memo, code, shape, message } = scratch;
     record.mysql_command = detail.command;
     record.network_protocol_version = exchange.text(detail.version);
     record.db_system_name = detail.system;
@@ -255,6 +259,10 @@ fn mysql<'a>(
         record.db_response_status_code = code;
         record.db_response_sqlstate = exchange.text(detail.sqlstate);
         record.db_response_message = exchange.text(detail.message);
+        if !unmask && !record.db_response_message.is_empty() {
+            message::mask(detail.error_code, record.db_response_message, message);
+            record.db_response_message = message;
+        }
     }
     if unmask {
         record.db_query_parameters = exchange.parameters.iter().map(|span| exchange.text(*span)).collect();

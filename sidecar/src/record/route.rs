@@ -113,3 +113,26 @@ pub fn mask_query(query: &str, masked: &mut String) {
         }
     }
 }
+
+/// Writes a path with `?` for the values of its matrix parameters (`;jsessionid=...`), which are as good as a query string's.
+pub fn mask_parameters(path: &str, masked: &mut String) {
+    masked.clear();
+    for (index, segment) in path.split('/').enumerate() {
+        if index > 0 {
+            masked.push('/');
+        }
+        let mut parts = segment.split(';');
+        masked.push_str(parts.next().unwrap_or_default());
+        for parameter in parts {
+            masked.push(';');
+            match parameter.split_once('=') {
+                Some((name, _)) => {
+                    masked.push_str(name);
+                    masked.push_str("=?");
+                }
+                None if parameter.is_empty() => {}
+                None => masked.push('?'),
+            }
+        }
+    }
+}

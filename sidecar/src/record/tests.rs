@@ -1,4 +1,4 @@
-use super::{route, trace};
+use super::{message, route, trace};
 
 #[test]
 fn routes() {
@@ -22,6 +22,8 @@ fn routes() {
     let mut masked = String::new();
     route::mask_query("a=1&b&c=&token=x=y", &mut masked);
     assert_eq!(masked, "a=?&?&c=?&token=?");
+    route::mask_parameters("/a;b=1;c/d;;e=f=g/;h=", &mut masked);
+    assert_eq!(masked, "/a;b=?;?/d;;e=?/;h=?");
 }
 
 #[test]
@@ -40,4 +42,30 @@ fn trace_context() {
     check(trace::Headers { sw8: "1-dHJhY2U=-c2VnbWVudA==-3-c2Vydmlj-aW5z-L3A=-YQ==", ..none }, ("trace", "segment"));
     assert_eq!(trace::client("for=\"203.0.113.7\";proto=http", "1.2.3.4", ""), "203.0.113.7");
     assert_eq!(trace::client("", " 1.2.3.4 , 5.6.7.8", "9.9.9.9"), "1.2.3.4");
+}
+
+#[test]
+fn error_texts() {
+    for (code, text, expect) in [
+        (1146, "Table 'shop.missing' doesn't exist", "Table 'shop.missing' doesn't exist"),
+        (1054, "Unknown column 'colour' in 'SELECT'", "Unknown column 'colour' in 'SELECT'"),
+        (1062, "Duplicate entry 'it's secret' for key 'PRIMARY'", "Duplicate entry '?' for key 'PRIMARY'"),
+        (1062, "Duplicate entry 'a' for key 'secret' for key 'items.k'", "Duplicate entry '?' for key 'items.k'"),
+        (1064, "You have an error ... to use near 'secret' and 5' at line 1", "You have an error ... to use near '?' at line 1"),
+        (1064, "You have an error ... to use near 'secret", "You have an error ... to use near '?'"),
+        (1064, "You have an error ... to use near '", "You have an error ... to use near '?'"),
+        (
+            1366,
+            "Incorrect integer value: 'secret' for column `s`.`t`.`c` at row 1",
+            "Incorrect integer value: '?' for column `s`.`t`.`c` at row 1",
+        ),
+        (1690, "BIGINT value is out of range in '(5 - 7)'", "BIGINT value is out of range in '?'"),
+        (9999, "It doesn't like \"secret\" or 'secret'.", "It doesn't like '?'."),
+        (1213, "Deadlock found when trying to get lock", "Deadlock found when trying to get lock"),
+        (1452, "a foreign key constraint fails (`s`.`t`)", "a foreign key constraint fails (`s`.`t`)"),
+    ] {
+        let mut masked = String::new();
+        message::mask(code, text, &mut masked);
+        assert_eq!(masked, expect, "{code} {text}");
+    }
 }
