@@ -1,4 +1,4 @@
-//! What a developer or a newcomer runs: `cargo xtask demo | test | ebpf | tidy | bench | kafka | ...`.
+//! What a developer or a newcomer runs: `cargo xtask demo | test | ebpf | tidy | bench | compare | kafka | ...`.
 //!
 //! Guarantee: exit status 0 only when what was asked for was done. CI runs only these commands. xtask builds in seconds,
 //! so nothing that the products depend on belongs here.
@@ -6,6 +6,7 @@
 mod bench;
 mod broker;
 mod captures;
+mod compare;
 mod demo;
 mod ebpf;
 mod elf;
@@ -69,6 +70,14 @@ enum Task {
     },
     /// Measure speed and memory, beside other tools
     Bench(bench::Options),
+    /// Compare what the decoder reads from captures with tshark and with expectations of other projects
+    Compare {
+        /// Captures, and beside them NAME.result (deepflow) or test.yaml (suricata-verify)
+        dir: PathBuf,
+        /// This binary [default: built now, dev profile]
+        #[arg(long)]
+        sidecar: Option<PathBuf>,
+    },
     /// Run a command in a clean clone on a bare Debian 12 with git, a C linker and Rust
     Fresh {
         /// The bare machine's folder; it stays for the next run [default: target/fresh]
@@ -136,6 +145,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Tidy => tidy::check(workspace.root())?,
         Task::Captures { quick, names } => captures::make(&workspace, quick, &names)?,
         Task::Bench(options) => bench::bench(&workspace, &cache, &options)?,
+        Task::Compare { dir, sidecar } => return compare::compare(&workspace, &dir, sidecar),
         Task::Fresh { dir, anew, command } => {
             return fresh::fresh(&workspace, &dir.unwrap_or_else(|| workspace.output().join("fresh")), anew, &command);
         }
