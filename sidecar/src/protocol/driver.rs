@@ -144,6 +144,10 @@ impl Conversation {
                 self.gap(facts, sender, offset, length, skipped, outbox);
             }
             Event::Finished { sender, .. } => {
+                // What is incomplete now stays so: it is offered a last time before the stream ends.
+                if !self.inboxes[sender].is_empty() && matches!(self.phase, Phase::Decoding { .. }) {
+                    self.gap(facts, sender, self.offsets[sender], 0, false, outbox);
+                }
                 if let Phase::Decoding { client, .. } = &self.phase {
                     let ending = Ending::Finished(role(*client, sender));
                     self.end(facts, ending, outbox);

@@ -236,11 +236,13 @@ pub enum Incident {
     NegativeTime,
     /// Bytes that had been recognised turned out to be of another protocol.
     Rejected,
+    /// A request line with spaces in its target: read as most servers would, which answer 400 to it (RFC 9112, 3).
+    RequestLineInvalid,
 }
 
 impl Incident {
     /// Every incident with its label.
-    pub const ALL: [(Self, &'static str); 10] = [
+    pub const ALL: [(Self, &'static str); 11] = [
         (Self::AnswerWithoutRequest, "answer_without_request"),
         (Self::AnswerLost, "answer_lost"),
         (Self::RequestUncertain, "request_uncertain"),
@@ -251,6 +253,7 @@ impl Incident {
         (Self::TooManyInFlight, "too_many_in_flight"),
         (Self::NegativeTime, "negative_time"),
         (Self::Rejected, "rejected"),
+        (Self::RequestLineInvalid, "request_line_invalid"),
     ];
 }
 

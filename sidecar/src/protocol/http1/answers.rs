@@ -16,6 +16,13 @@ impl Http1 {
                 let why = if self.confirmed { Discard::Resync } else { Discard::Unpaired };
                 discard_all(input, why, out)
             }
+            // Whoever answers before the client has spoken speaks neither HTTP nor TLS.
+            State::Tunnel => {
+                if !input.data.iter().all(|byte| matches!(byte, b'\r' | b'\n')) {
+                    self.close_tunnel();
+                }
+                discard_all(input, Discard::Opaque, out)
+            }
             State::Opaque => discard_all(input, Discard::Opaque, out),
             State::UntilClose => {
                 if let Some(exchange) = self.pairing.front() {
@@ -145,8 +152,9 @@ impl Http1 {
             Body::UntilClose => self.answer.state = State::UntilClose,
         }
         if upgraded {
-            self.request.state = State::Opaque;
-            self.answer.state = State::Opaque;
+            let state = if code == 101 { State::Opaque } else { State::Tunnel };
+            self.request.state = state;
+            self.answer.state = state;
         }
     }
 
@@ -196,6 +204,7 @@ impl Http1 {
         }
         match self.answer.state {
             State::Opaque => {}
+            State::Tunnel => self.close_tunnel(),
             State::UntilClose => self.server_last_ns = 0,
             State::Length(left) if gap.length < left => self.answer.state = State::Length(left - gap.length),
             State::Length(left) if gap.length == left => self.end_answer(None, out),

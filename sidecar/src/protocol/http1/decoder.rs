@@ -6,7 +6,7 @@ use podtap_wire::Protocol;
 
 use super::super::exchange::{Detail, HttpDetail};
 use super::super::pairing::{Admission, Pairing};
-use super::super::{Decoder, Discard, Ending, Gap, Incident, Input, Output, Progress, Sender, Start, Unwanted};
+use super::super::{Decoder, Discard, Ending, Gap, Incident, Input, Output, Probe, Progress, Sender, Start, Unwanted, Verdict, tls};
 use super::fields::{request_header, target};
 use super::frame::{self, Body, Chunk, LengthFields, RequestLine, Step};
 use crate::reassembly::Close;
@@ -31,7 +31,9 @@ pub(super) enum State {
     UntilClose,
     /// Position unknown.
     Lost,
-    /// No HTTP any more: tunnel or upgrade.
+    /// Behind a CONNECT that succeeded, before the first byte of what is carried.
+    Tunnel,
+    /// No HTTP any more: upgrade, or a tunnel of what is not read.
     Opaque,
 }
 
@@ -54,6 +56,8 @@ pub(super) struct Http1 {
     pub(super) server_last_ns: u64,
     /// A message was read whole: these bytes are HTTP.
     pub(super) confirmed: bool,
+    /// Reads TLS inside a tunnel.
+    carried: Option<Box<dyn Decoder>>,
 }
 
 impl Http1 {
@@ -65,6 +69,7 @@ impl Http1 {
             server_offset: start.server_offset,
             server_last_ns: 0,
             confirmed: false,
+            carried: None,
         }
     }
 
@@ -79,6 +84,7 @@ impl Http1 {
                 RequestLine::Maybe if input.data.len() < super::super::driver::PROBE_BYTES => Progress::Need(input.data.len() + 1),
                 _ => discard_all(input, Discard::Resync, out),
             },
+            State::Tunnel => self.enter_tunnel(input, out),
             State::Opaque | State::UntilClose => discard_all(input, Discard::Opaque, out),
             State::Length(left) => {
                 let taken = input.data.len().min(usize::try_from(left).unwrap_or(usize::MAX));
@@ -119,6 +125,30 @@ impl Http1 {
         }
     }
 
+    /// Looks at the first bytes behind a CONNECT: TLS gets its label, HTTP in plain text is read on, the rest stays closed.
+    fn enter_tunnel(&mut self, input: &Input<'_>, out: &mut Output<'_>) -> Progress {
+        let probe = Probe { data: input.data, from_start: true, sender: Some(Sender::Client), likely: Sender::Client };
+        let line = frame::request_line(input.data);
+        let state = match (tls::detect(&probe), line) {
+            (Verdict::Yes(_), _) => {
+                let start = Start { from_start: true, server_offset: self.server_offset, missed_at: None };
+                self.carried = Some(tls::decoder(start));
+                State::Opaque
+            }
+            (_, RequestLine::Yes) => State::Head,
+            (Verdict::Maybe, _) | (_, RequestLine::Maybe) if input.data.len() < super::super::driver::PROBE_BYTES => {
+                return Progress::Need(input.data.len() + 1);
+            }
+            _ => State::Opaque,
+        };
+        self.request.state = state;
+        self.answer.state = state;
+        match &mut self.carried {
+            Some(carried) => carried.data(input, out),
+            None => self.client_data(input, out),
+        }
+    }
+
     fn request_head(&mut self, input: &Input<'_>, out: &mut Output<'_>) -> Progress {
         // An empty line or two before a request are to be ignored (RFC 9112, 2.2).
         let blank = input.data.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
@@ -137,6 +167,31 @@ impl Http1 {
                 self.request.scanned = 0;
                 self.take_request(input, &request, length, out);
                 Progress::Consumed(length)
+            }
+            Ok(httparse::Status::Partial) => self.incomplete(input, Sender::Client, out),
+            Err(_) => self.spaced_request(input, out),
+        }
+    }
+
+    /// Takes a request whose target holds spaces: its answer is an exchange like any other.
+    fn spaced_request(&mut self, input: &Input<'_>, out: &mut Output<'_>) -> Progress {
+        let Some(line) = frame::spaced_request(input.data) else { return self.malformed(input, Sender::Client, out) };
+        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let count = match httparse::parse_headers(input.data.get(line.length..).unwrap_or_default(), &mut headers) {
+            Ok(httparse::Status::Complete((length, fields))) => Ok(httparse::Status::Complete((length, fields.len()))),
+            Ok(httparse::Status::Partial) => Ok(httparse::Status::Partial),
+            Err(error) => Err(error),
+        };
+        match count {
+            Ok(httparse::Status::Complete((length, count))) => {
+                self.request.scanned = 0;
+                out.count(Incident::RequestLineInvalid);
+                let mut request = httparse::Request::new(headers.get_mut(..count).unwrap_or_default());
+                request.method = Some(line.method);
+                request.path = Some(line.target);
+                request.version = Some(line.minor_version);
+                self.take_request(input, &request, line.length + length, out);
+                Progress::Consumed(line.length + length)
             }
             Ok(httparse::Status::Partial) => self.incomplete(input, Sender::Client, out),
             Err(_) => self.malformed(input, Sender::Client, out),
@@ -288,6 +343,7 @@ impl Http1 {
         }
         match self.request.state {
             State::Opaque => {}
+            State::Tunnel => self.close_tunnel(),
             State::Length(left) if gap.length <= left => {
                 let left = left - gap.length;
                 self.request.state = if left == 0 { State::Head } else { State::Length(left) };
@@ -312,6 +368,12 @@ impl Http1 {
         }
     }
 
+    /// What a tunnel carries can no longer be told.
+    pub(super) fn close_tunnel(&mut self) {
+        self.request.state = State::Opaque;
+        self.answer.state = State::Opaque;
+    }
+
     fn finished(&mut self, sender: Sender, out: &mut Output<'_>) {
         match (sender, self.answer.state) {
             (Sender::Server, State::UntilClose) => {
@@ -331,7 +393,7 @@ impl Http1 {
 
     fn close(&mut self, why: Close, out: &mut Output<'_>) {
         self.pairing.close(why, out);
-        if self.answer.state != State::Opaque {
+        if !matches!(self.answer.state, State::Opaque | State::Tunnel) {
             self.lose_answers(out);
         }
     }
@@ -339,13 +401,17 @@ impl Http1 {
 
 impl Decoder for Http1 {
     fn data(&mut self, input: &Input<'_>, out: &mut Output<'_>) -> Progress {
-        match input.sender {
-            Sender::Client => self.client_data(input, out),
-            Sender::Server => self.server_data(input, out),
+        match (&mut self.carried, input.sender) {
+            (Some(carried), _) => carried.data(input, out),
+            (None, Sender::Client) => self.client_data(input, out),
+            (None, Sender::Server) => self.server_data(input, out),
         }
     }
 
     fn gap(&mut self, gap: &Gap<'_>, out: &mut Output<'_>) {
+        if let Some(carried) = &mut self.carried {
+            return carried.gap(gap, out);
+        }
         match gap.sender {
             Sender::Client => self.client_gap(gap, out),
             Sender::Server => self.server_gap(gap, out),
@@ -353,6 +419,9 @@ impl Decoder for Http1 {
     }
 
     fn end(&mut self, ending: Ending, out: &mut Output<'_>) {
+        if let Some(carried) = &mut self.carried {
+            carried.end(ending, out);
+        }
         match ending {
             Ending::Finished(sender) => self.finished(sender, out),
             Ending::Closed(why) => self.close(why, out),

@@ -36,7 +36,7 @@ pub(super) fn request_line(data: &[u8]) -> RequestLine {
             let wanted = b"HTTP/1.";
             let seen = version.len().min(wanted.len());
             if version[..seen] != wanted[..seen] {
-                RequestLine::No
+                if spaced_request(data).is_some() { RequestLine::Yes } else { RequestLine::No }
             } else if version.len() <= wanted.len() {
                 RequestLine::Maybe
             } else if matches!(version[wanted.len()], b'0' | b'1') {
@@ -47,6 +47,34 @@ pub(super) fn request_line(data: &[u8]) -> RequestLine {
         }
         _ => RequestLine::No,
     }
+}
+
+/// A request line whose target holds spaces, which clients must not send and servers answer with 400 (RFC 9112, 3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SpacedRequest<'a> {
+    pub method: &'a str,
+    pub target: &'a str,
+    pub minor_version: u8,
+    /// Length of the line.
+    pub length: usize,
+}
+
+/// Reads such a line; only a whole one with a path is believed.
+pub(super) fn spaced_request(data: &[u8]) -> Option<SpacedRequest<'_>> {
+    let end = data.iter().take(MAX_TARGET).position(|byte| *byte == b'\n')?;
+    let line = std::str::from_utf8(data.get(..end)?).ok()?;
+    let line = line.strip_suffix('\r').unwrap_or(line);
+    let (method, rest) = line.split_once(' ')?;
+    let (target, version) = rest.rsplit_once(' ')?;
+    let minor_version = match version {
+        "HTTP/1.0" => 0,
+        "HTTP/1.1" => 1,
+        _ => return None,
+    };
+    let known = (3..=MAX_METHOD).contains(&method.len()) && method.bytes().all(|byte| byte.is_ascii_uppercase());
+    let target = target.trim_matches(' ');
+    let believed = known && target.starts_with('/') && target.contains(' ') && !target.bytes().any(|byte| byte.is_ascii_control());
+    believed.then_some(SpacedRequest { method, target, minor_version, length: end + 1 })
 }
 
 /// How a message's body is delimited (RFC 9112, 6.3).

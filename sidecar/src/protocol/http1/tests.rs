@@ -133,6 +133,38 @@ fn tunnels() {
 }
 
 #[test]
+fn what_a_tunnel_carries() {
+    let connect = "CONNECT shop:443 HTTP/1.1\r\nHost: shop:443\r\n\r\n";
+    let open = "HTTP/1.1 200 Connection established\r\n\r\n";
+    let script = Script::opened().client(connect).server(open).client("GE").client("T /a HTTP/1.1\r\n\r\n").server(OK);
+    check(script, &["CONNECT  200 1+1 complete", "GET /a 200 2+2 complete"]);
+    // A hello whose rest is missing is a hello all the same.
+    let short = |record: &RequestRecord<'_>| format!("{} {}", record.network_protocol_name, record.request_bytes);
+    let hello = [&[0x16, 3, 1, 0, 9, 1, 0, 0, 5][..], b"hello"].concat();
+    let script = Script::opened().client(connect).server(open).client(hello).finish(true).finish(false);
+    assert_eq!(read(&script.sent, false, short).lines, [format!("http {}", connect.len()), "tls 14".to_owned()]);
+    let outcome = read(&Script::opened().client(connect).server(open).server("220 mail").client("HELO me").sent, false, show);
+    assert_eq!(outcome.lines, ["CONNECT  200 1+1 complete"]);
+    assert_eq!(outcome.discarded(Discard::Opaque), 15);
+}
+
+#[test]
+fn spaces_in_a_target_are_answered_like_any_other() {
+    let bad = "GET /a b?c d HTTP/1.1\r\nHost: shop\r\n\r\n";
+    let answer = "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
+    let script = Script::opened().client(&bad[..30]).client(&bad[30..]).server(answer).client(get("/b")).server(OK);
+    let outcome = read(&script.sent, false, show);
+    assert_eq!(outcome.lines, ["GET /a b 400 2+2 complete", "GET /b 200 1+1 complete"]);
+    assert_eq!(outcome.incidents(Incident::RequestLineInvalid), 1);
+}
+
+#[test]
+fn a_head_that_the_end_cuts_still_tells_its_status() {
+    let script = Script::opened().client(get("/a")).server("HTTP/1.0 200 OK\r\nServer: x\r\n").finish(false).finish(true);
+    check(script, &["GET /a 200 1+? partial"]);
+}
+
+#[test]
 fn gaps_in_bodies_of_known_length() {
     let script = Script::opened()
         .client(get("/a"))

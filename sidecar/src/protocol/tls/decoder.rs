@@ -3,9 +3,13 @@
 use podtap_wire::{Protocol, Status};
 
 use super::super::exchange::{Detail, ErrorType, TlsDetail};
-use super::super::{Decoder, Ending, Exchange, Gap, Input, Output, Progress, Sender, Start};
+use super::super::{Decoder, Discard, Ending, Exchange, Gap, Input, Output, Progress, Sender, Start};
 use super::frame::{self, HEADER};
 use crate::reassembly::Close;
+
+/// Content types of records (RFC 8446, 5.1) that may come first.
+const ALERT: u8 = 21;
+const HANDSHAKE: u8 = 22;
 
 /// The decoder.
 #[derive(Debug)]
@@ -17,11 +21,20 @@ pub(super) struct Tls {
     answer_start_lost: bool,
     /// The hello of client and server is still awaited.
     awaited: [bool; 2],
+    /// The client's hello was read.
+    greeted: bool,
 }
 
 impl Tls {
     pub fn new(start: Start) -> Self {
-        Self { exchange: None, detail: TlsDetail::default(), from_start: start.from_start, answer_start_lost: false, awaited: [true; 2] }
+        Self {
+            exchange: None,
+            detail: TlsDetail::default(),
+            from_start: start.from_start,
+            answer_start_lost: false,
+            awaited: [true; 2],
+            greeted: false,
+        }
     }
 
     fn hello(&mut self, input: &Input<'_>, length: usize) {
@@ -42,6 +55,11 @@ impl Decoder for Tls {
     fn data(&mut self, input: &Input<'_>, out: &mut Output<'_>) -> Progress {
         let role = input.sender as usize;
         let mut hello_length = None;
+        if self.awaited[role] && self.greeted && input.data[0] != HANDSHAKE && input.data[0] != ALERT {
+            // What a protocol says before it goes on in TLS (PostgreSQL's `S`) is no part of it.
+            out.discard(Discard::UnknownProtocol, input.data.len());
+            return Progress::Consumed(input.data.len());
+        }
         if self.awaited[role] {
             if input.data.len() < HEADER + 1 {
                 return Progress::Need(HEADER + 1);
@@ -54,6 +72,9 @@ impl Decoder for Tls {
             }
             self.awaited[role] = false;
         }
+        let opened = hello_length.is_some() && input.sender == Sender::Client;
+        self.greeted |= opened;
+        self.from_start |= opened;
         let from_start = self.from_start;
         let exchange = self.exchange.get_or_insert_with(|| {
             let mut exchange = out.begin(Protocol::Tls);

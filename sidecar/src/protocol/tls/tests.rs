@@ -44,3 +44,15 @@ fn hellos_are_labelled() {
     let script = Script::joined().server(b"\x17\x03\x03\0\x02ab").client(b"\x17\x03\x03\0\x01a");
     assert_eq!(read(&script.sent, false, show).lines, ["   ok partial 6+7"]);
 }
+
+#[test]
+fn what_comes_before_tls_is_no_part_of_it() {
+    let client = hello(1, &[0, 2, 0x13, 1, 1, 0], &[(0, b"\0\x07\0\0\x04shop")]);
+    let server = hello(2, &[0x13, 1, 0], &[(43, b"\x03\x04")]);
+    // PostgreSQL: SSLRequest, and the `S` that agrees to it.
+    let script =
+        Script::opened().client(b"\0\0\0\x08\x04\xd2\x16\x2f").server("S").client(&client).server(&server).finish(true).finish(false);
+    let outcome = read(&script.sent, false, show);
+    assert_eq!(outcome.lines, [format!("shop  1.3 ok complete {}+{}", client.len(), server.len())]);
+    assert_eq!(outcome.discarded(crate::protocol::Discard::UnknownProtocol), 9);
+}
