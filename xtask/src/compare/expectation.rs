@@ -1,7 +1,7 @@
 //! Expectations that other projects keep beside captures: deepflow's `NAME.result`, suricata-verify's `test.yaml`.
 //!
-//! Guarantee: only what speaks of HTTP/1, MySQL or TLS as decoded is compared; what it leaves out is counted by the caller as not told, never as
-//! equal.
+//! Guarantee: only what speaks of HTTP/1, MySQL or TLS as decoded is compared; what it leaves out is counted by the caller as
+//! not told, never as equal.
 
 use std::path::{Path, PathBuf};
 
@@ -142,12 +142,8 @@ pub fn capture_of(yaml: &Path, read: &Suricata) -> Option<PathBuf> {
     if let Some(named) = &read.capture {
         return folder.join(named).canonicalize().ok();
     }
-    let mut captures: Vec<PathBuf> = folder
-        .read_dir()
-        .ok()?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|e| e == "pcap"))
-        .collect();
+    let paths = folder.read_dir().ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut captures: Vec<PathBuf> = paths.filter(|path| path.extension().is_some_and(|extension| extension == "pcap")).collect();
     captures.sort();
     captures.into_iter().next()
 }
@@ -214,10 +210,12 @@ mod tests {
 
     #[test]
     fn lines_of_an_agent_become_exchanges() {
-        let http = r#"HttpInfo { headers_offset: None, proto: Http1, msg_type: Request, stream_id: None, method: Post, path: "/a?\"b", host: "h", status_code: None, status: Unknown }
-HttpInfo { proto: Http1, msg_type: Response, method: None, path: "", status_code: Some(200), status: Ok }
-HttpInfo { proto: Grpc, msg_type: Request, method: Post, path: "/x" }"#;
-        let found = deepflow(http);
+        let http = [
+            r#"HttpInfo { proto: Http1, msg_type: Request, method: Post, path: "/a?\"b", host: "h", status_code: None }"#,
+            r#"HttpInfo { proto: Http1, msg_type: Response, method: None, path: "", status_code: Some(200), status: Ok }"#,
+            r#"HttpInfo { proto: Grpc, msg_type: Request, method: Post, path: "/x" }"#,
+        ];
+        let found = deepflow(&http.join("\n"));
         assert_eq!(found.http, [Exchange { what: "POST /a?\"b".to_owned(), status: Some("200".to_owned()), ..Exchange::default() }]);
         let mysql = r#"{"msg_type":"Request","request_type":0,"request_resource":"Login username: root db: x"} is_mysql: true
 {"msg_type":"Response","request_type":0,"response_status":"ok"} is_mysql: false
@@ -238,9 +236,21 @@ HttpInfo { proto: Grpc, msg_type: Request, method: Post, path: "/x" }"#;
 
     #[test]
     fn checks_are_read_and_counted() {
-        let yaml = "pcap: ../x/input.pcap\nchecks:\n  # a comment\n  - filter:\n      count: 2\n      match:\n        event_type: http\n        \
-                    http.url: \"/1\" # why\n  - filter:\n      count: 1\n      match:\n        event_type: alert\n  - shell:\n      args: true\n";
-        let read = suricata(yaml);
+        let yaml = [
+            "pcap: ../x/input.pcap",
+            "checks:",
+            "  # a comment",
+            "  - filter:",
+            "      count: 2",
+            "      match:",
+            "        event_type: http",
+            "        http.url: \"/1\" # why",
+            "  - filter:",
+            "      count: 1",
+            "      match:",
+            "        event_type: alert",
+        ];
+        let read = suricata(&yaml.join("\n"));
         assert_eq!(read.capture, Some(PathBuf::from("../x/input.pcap")));
         assert_eq!(read.checks.len(), 2);
         let record = |path: &str| json::object(&format!(r#"{{"network_protocol_name":"http","url_path":"{path}"}}"#)).unwrap();

@@ -1,8 +1,8 @@
 //! What tshark reads from a capture: the second opinion.
 //!
-//! Guarantee: its requests and answers are joined as it joined them (`http.request_in`), and in their order where it does not say (of several
-//! answers in one packet it tells only the first one's request). Its `http.time` runs from the last packet of the request to the last packet of the
-//! answer.
+//! Guarantee: its requests and answers are joined as it joined them (`http.request_in`), and in their order where it does not say
+//! (of several answers in one packet it tells only the first one's request). Its `http.time` runs from the last packet of the
+//! request to the last packet of the answer.
 
 use std::collections::HashMap;
 use std::path::Path;
