@@ -14,7 +14,7 @@ use crate::workspace::Workspace;
 
 #[derive(Args)]
 pub struct Options {
-    /// Random kills in each of the two tests, over Kafka and over gRPC
+    /// Random kills over Kafka; over gRPC there are half as many, and some named ones in both
     #[arg(long, default_value_t = 100)]
     kills: u32,
     /// Of everything random; the same seed gives the same order of kills and the same records, but for the time that everything takes
