@@ -193,6 +193,7 @@ impl Pipeline {
         for (incident, label) in Incident::ALL {
             let value = match incident {
                 Incident::NegativeTime => self.recorder.negative_times(),
+                Incident::NameFolded => self.recorder.folded_names(),
                 _ => self.outbox.incidents[incident as usize],
             };
             add("podtap_incidents_total", label, value);

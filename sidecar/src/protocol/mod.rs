@@ -234,6 +234,8 @@ pub enum Incident {
     TooManyInFlight,
     /// A time that would have been negative was left out.
     NegativeTime,
+    /// A segment of a path became `{name}` because its place has had too many names.
+    NameFolded,
     /// Bytes that had been recognised turned out to be of another protocol.
     Rejected,
     /// A request line with spaces in its target: read as most servers would, which answer 400 to it (RFC 9112, 3).
@@ -242,7 +244,7 @@ pub enum Incident {
 
 impl Incident {
     /// Every incident with its label.
-    pub const ALL: [(Self, &'static str); 11] = [
+    pub const ALL: [(Self, &'static str); 12] = [
         (Self::AnswerWithoutRequest, "answer_without_request"),
         (Self::AnswerLost, "answer_lost"),
         (Self::RequestUncertain, "request_uncertain"),
@@ -252,6 +254,7 @@ impl Incident {
         (Self::StatementEvicted, "statement_evicted"),
         (Self::TooManyInFlight, "too_many_in_flight"),
         (Self::NegativeTime, "negative_time"),
+        (Self::NameFolded, "name_folded"),
         (Self::Rejected, "rejected"),
         (Self::RequestLineInvalid, "request_line_invalid"),
     ];

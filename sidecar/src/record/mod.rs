@@ -35,6 +35,7 @@ pub struct Recorder {
     service: Option<String>,
     scratch: Scratch,
     sql: sql::Memo,
+    routes: route::Routes,
     negative_times: u64,
 }
 
@@ -71,6 +72,7 @@ impl Recorder {
             service,
             scratch: Scratch::default(),
             sql: sql::Memo::default(),
+            routes: route::Routes::default(),
             negative_times: 0,
         }
     }
@@ -80,12 +82,17 @@ impl Recorder {
         self.negative_times
     }
 
+    /// Segments of paths that became `{name}` because their place has had too many names.
+    pub fn folded_names(&self) -> u64 {
+        self.routes.folded()
+    }
+
     /// Makes the record of an exchange.
     pub fn record<'a>(&'a mut self, exchange: &'a Exchange) -> RequestRecord<'a> {
         let mut record = self.timing(exchange);
         let connection = &exchange.connection;
         record.side = side(&self.local_addresses, connection.client, connection.server);
-        let Self { unmask, identity, service, scratch, sql, .. } = self;
+        let Self { unmask, identity, service, scratch, sql, routes, .. } = self;
         let Scratch { service: service_text, server, path, route, query, error, code, shape, message, trace, span } = scratch;
         record.service_name = match service {
             Some(service) => service,
@@ -120,7 +127,7 @@ impl Recorder {
         };
         match &exchange.detail {
             Detail::None => {}
-            Detail::Http(detail) => http(&mut record, exchange, detail, *unmask, HttpScratch { path, route, query, trace, span }),
+            Detail::Http(detail) => http(&mut record, exchange, detail, *unmask, HttpScratch { routes, path, route, query, trace, span }),
             Detail::Mysql(detail) => mysql(&mut record, exchange, detail, *unmask, MysqlScratch { memo: sql, code, shape, message }),
             Detail::Tls(detail) => tls(&mut record, exchange, detail),
         }
@@ -178,6 +185,7 @@ fn side(local: &[IpAddr], client: Endpoint, server: Endpoint) -> Side {
 }
 
 struct HttpScratch<'a> {
+    routes: &'a mut route::Routes,
     path: &'a mut String,
     route: &'a mut String,
     query: &'a mut String,
@@ -187,11 +195,11 @@ struct HttpScratch<'a> {
 
 fn http<'a>(record: &mut RequestRecord<'a>, exchange: &'a Exchange, detail: &HttpDetail, unmask: bool, scratch: HttpScratch<'a>) {
     let header = |header: Header| exchange.text(detail.headers[header as usize]);
-    let HttpScratch { path, route, query, trace, span } = scratch;
+    let HttpScratch { routes, path, route, query, trace, span } = scratch;
     record.network_protocol_version = if detail.minor_version == 0 { "1.0" } else { "1.1" };
     record.http_request_method = exchange.text(detail.method);
     record.url_path = exchange.text(detail.path);
-    route::template(record.url_path, route);
+    routes.template(record.url_path, detail.status_code == 404, route);
     record.url_template = route;
     if !unmask && record.url_path.contains(';') {
         route::mask_parameters(record.url_path, path);

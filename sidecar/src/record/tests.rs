@@ -1,5 +1,123 @@
 use super::{message, route, trace};
 
+#[track_caller]
+fn check_route(path: &str, expect: &str) {
+    let mut found = String::new();
+    route::Routes::default().template(path, false, &mut found);
+    assert_eq!(found, expect, "{path}");
+}
+
+/// Paths as applications have them: `path<TAB>template` a line.
+#[test]
+fn routes_of_real_looking_paths() {
+    let lines: Vec<&str> = include_str!("routes.tsv").lines().collect();
+    assert!(lines.len() >= 300, "{}", lines.len());
+    for line in lines {
+        let (path, expect) = line.split_once('\t').unwrap();
+        check_route(path, expect);
+    }
+}
+
+/// Numbers that look random and are the same on every run (Knuth's MMIX).
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 16
+    }
+
+    fn identifier(&mut self) -> String {
+        let (a, b) = (self.next(), self.next());
+        let letters = |mut number: u64, alphabet: &[u8], length: usize| -> String {
+            (0..length)
+                .map(|_| {
+                    let letter = alphabet[number as usize % alphabet.len()];
+                    number = number / alphabet.len() as u64 + 0x9e37_79b9;
+                    char::from(letter)
+                })
+                .collect()
+        };
+        match a % 9 {
+            0 => format!("{}", b % 100_000),
+            1 => format!("{b}"),
+            2 => format!("{:08x}-{:04x}-4{:03x}-a{:03x}-{:012x}", a & 0xffff_ffff, b & 0xffff, b & 0xfff, a & 0xfff, b & 0xffff_ffff_ffff),
+            3 => format!("{:016x}{:016x}{:08x}", a | 1 << 60, b, a & 0xffff_ffff),
+            4 => format!("{:04}-{:02}-{:02}", 1990 + b % 60, 1 + a % 12, 1 + b % 28),
+            5 => format!("ord_{}{}", b % 10, letters(b, b"abcDEFghiJKLmnoPQR0123456789", 16)),
+            6 => format!("user{}@example.org", b % 5000),
+            7 => format!("red-shoes-{}", 100 + b % 90_000),
+            _ => format!("{:024x}", u128::from(a) << 40 | u128::from(b)),
+        }
+    }
+
+    fn title(&mut self) -> String {
+        const WORDS: [&str; 12] = ["how", "to", "brew", "coffee", "rust", "small", "garden", "why", "cats", "sleep", "long", "winter"];
+        let (a, count) = (self.next(), 2 + self.next() % 3);
+        (0..count).map(|word| WORDS[(a >> (word * 6)) as usize % WORDS.len()]).collect::<Vec<_>>().join("-")
+    }
+}
+
+/// Identifiers make no template. Titles look like endpoints (`reset-user-password`), so each place keeps its first 64 and folds the rest.
+#[test]
+fn routes_do_not_explode() {
+    const BY_IDENTIFIER: u64 = 200;
+    const BY_TITLE: u64 = 5;
+    let mut numbers = Numbers(20_240_506);
+    let mut routes = route::Routes::default();
+    let mut found = std::collections::BTreeSet::new();
+    let mut text = String::new();
+    let mut titles = std::collections::BTreeSet::new();
+    for _ in 0..100_000 {
+        let number = numbers.next() % (BY_IDENTIFIER + BY_TITLE);
+        let path = match (number.checked_sub(BY_IDENTIFIER), number % 4) {
+            (Some(title), _) => {
+                let title = format!("/blog{title}x/posts/{}", numbers.title());
+                titles.insert(title.clone());
+                title
+            }
+            (None, 0) => format!("/api/v{}/things-{}/{}", number % 3, number / 8, numbers.identifier()),
+            (None, 1) => format!("/shop/of-{}/{}/parts/{}", number / 8, numbers.identifier(), numbers.identifier()),
+            (None, 2) => format!("/files/in-{}/{}.pdf", number / 8, numbers.identifier().replace('.', "-")),
+            _ => format!("/plain/page-{}/edit", number / 8),
+        };
+        routes.template(&path, false, &mut text);
+        found.insert(text.clone());
+    }
+    let (by_title, by_identifier): (Vec<_>, Vec<_>) = found.iter().cloned().partition(|template: &String| template.starts_with("/blog"));
+    assert!(titles.len() > 2000, "{} titles", titles.len());
+    assert!(by_identifier.len() as u64 <= BY_IDENTIFIER, "{by_identifier:?}");
+    assert!(by_title.len() as u64 <= BY_TITLE * 65, "{} templates of titles", by_title.len());
+    assert!(routes.folded() > 0);
+
+    // However many are asked for, what is learned is bounded, and what was kept stays.
+    for number in 0..300_000u64 {
+        routes.template(&format!("/{}/{}", word(number % 90), word(number)), false, &mut text);
+        found.insert(text.clone());
+    }
+    assert!(found.len() < 10_000, "{}", found.len());
+    let kept = by_title.iter().find(|template| !template.contains('{')).unwrap();
+    routes.template(kept, false, &mut text);
+    assert_eq!(&text, kept);
+    // Who tries names that are not there does not use up the room of those that are.
+    let mut routes = route::Routes::default();
+    for number in 0..1000 {
+        routes.template(&format!("/{}", word(number)), true, &mut text);
+    }
+    routes.template("/orders", false, &mut text);
+    assert_eq!(text, "/orders");
+}
+
+/// A name of letters alone.
+fn word(mut number: u64) -> String {
+    let mut text = String::from("w");
+    while number > 0 {
+        text.push(char::from(b'g' + (number % 20) as u8));
+        number /= 20;
+    }
+    text
+}
+
 #[test]
 fn routes() {
     for (path, expect) in [
@@ -7,7 +125,7 @@ fn routes() {
         ("/api/v1/items/4711", "/api/v1/items/{id}"),
         ("/items/550e8400-e29b-41d4-a716-446655440000/parts", "/items/{id}/parts"),
         ("/2024/05/17/", "/{id}/{id}/{id}/"),
-        ("/static/app.9f8c2e71.js", "/static/app.9f8c2e71.js"),
+        ("/static/app.9f8c2e71.js", "/static/app.{id}.js"),
         ("/img/1234.png", "/img/{id}.png"),
         ("/users/alice@example.org", "/users/{id}"),
         ("/p/red-shoes-4711", "/p/{id}"),
@@ -15,9 +133,7 @@ fn routes() {
         ("/cart;jsessionid=1A2B", "/cart"),
         ("*", "*"),
     ] {
-        let mut found = String::new();
-        route::template(path, &mut found);
-        assert_eq!(found, expect, "{path}");
+        check_route(path, expect);
     }
     let mut masked = String::new();
     route::mask_query("a=1&b&c=&token=x=y", &mut masked);
