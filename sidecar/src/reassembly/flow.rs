@@ -108,7 +108,7 @@ impl<T> Flow<T> {
         if !self.is_quiet() {
             self.settle(time_ns, shared, emit);
         }
-        self.close_when_finished(emit);
+        self.close_when_finished(shared, emit);
         Fate::Taken
     }
 
@@ -339,13 +339,13 @@ impl<T> Flow<T> {
     pub(super) fn handle_deadline(&mut self, now_ns: u64, shared: &mut Shared<'_>, emit: &mut impl FnMut(&mut T, &FlowFacts, Event<'_>)) {
         if !self.closed {
             self.settle(now_ns, shared, emit);
-            self.close_when_finished(emit);
+            self.close_when_finished(shared, emit);
         }
     }
 
-    fn close_when_finished(&mut self, emit: &mut impl FnMut(&mut T, &FlowFacts, Event<'_>)) {
+    fn close_when_finished(&mut self, shared: &mut Shared<'_>, emit: &mut impl FnMut(&mut T, &FlowFacts, Event<'_>)) {
         if !self.closed && self.streams[0].finished && self.streams[1].finished {
-            self.closed = true;
+            self.release(shared);
             emit(&mut self.state, &self.facts, Event::Closed(Close::Finished));
         }
     }
@@ -361,12 +361,20 @@ impl<T> Flow<T> {
             let Some(sender) = (0..2).find(|end| self.streams[*end].has_hole()) else { break };
             self.believe_hole(sender, shared, emit);
         }
+        self.release(shared);
+        emit(&mut self.state, &self.facts, Event::Closed(why));
+    }
+
+    /// From here on nothing is waited for: a deadline that stayed would be due for ever.
+    fn release(&mut self, shared: &mut Shared<'_>) {
+        self.closed = true;
         for stream in &mut self.streams {
             stream.deadline = u64::MAX;
-            stream.held = Vec::new();
+            for held in std::mem::take(&mut stream.held) {
+                *shared.held_bytes = shared.held_bytes.saturating_sub(held.cost());
+                shared.counters.after_close_bytes += held.bytes.len() as u64;
+            }
         }
-        self.closed = true;
-        emit(&mut self.state, &self.facts, Event::Closed(why));
     }
 }
 

@@ -151,3 +151,25 @@ fn what_has_ended_makes_room_first() {
     table.handle_timeout(limits::CLOSED_LINGER_NS + 5, &mut |_, _, _| {});
     assert_eq!(table.len(), 9);
 }
+
+#[test]
+fn an_acknowledgment_of_what_was_never_sent_outlives_no_connection() {
+    let ends = [(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 1000), (IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)), 80)];
+    let mut table: FlowTable<()> = FlowTable::new(Limits::default());
+    let mut closed = 0;
+    // The server acknowledges beyond the client's FIN, then ends with an older acknowledgment: the hole is still waited for at the end.
+    let said =
+        [(0, 1, None, true, false), (1, 500, Some(2), true, false), (0, 2, Some(501), false, true), (1, 501, Some(50), false, false)];
+    for (index, (sender, sequence, acknowledgment, syn, fin)) in said.into_iter().chain([(1, 501, Some(3), false, true)]).enumerate() {
+        let (source, destination): (crate::packet::Endpoint, crate::packet::Endpoint) = (ends[sender], ends[1 - sender]);
+        let segment = Segment { source, destination, sequence, acknowledgment, syn, fin, rst: false, payload: b"", payload_length: 0 };
+        table.handle(&segment, index as u64 + 1, &mut |_, _, event| closed += u32::from(event_closes(&event)));
+    }
+    assert_eq!((closed, table.held_bytes()), (1, 0));
+    table.handle_timeout(60_000_000_000, &mut |_, _, _| ());
+    assert!(table.is_empty());
+}
+
+fn event_closes(event: &Event<'_>) -> bool {
+    matches!(event, Event::Closed(_))
+}
