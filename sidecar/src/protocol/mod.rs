@@ -13,6 +13,8 @@ pub mod pairing;
 #[cfg(test)]
 pub(crate) mod script;
 #[cfg(test)]
+mod template;
+#[cfg(test)]
 mod tests;
 pub mod tls;
 
@@ -174,6 +176,8 @@ pub const PROTOCOLS: &[ProtocolRow] = &[
     ProtocolRow { name: "http1", protocol: Protocol::Http, detect: http1::detect, decoder: http1::decoder },
     ProtocolRow { name: "tls", protocol: Protocol::Tls, detect: tls::detect, decoder: tls::decoder },
     ProtocolRow { name: "mysql", protocol: Protocol::Mysql, detect: mysql::detect, decoder: mysql::decoder },
+    #[cfg(test)]
+    template::ROW,
 ];
 
 /// Why bytes or messages did not become part of a record.
