@@ -12,6 +12,7 @@ mod ebpf;
 mod elf;
 mod faults;
 mod fresh;
+mod fuzz;
 mod lab;
 mod phases;
 mod run;
@@ -78,6 +79,8 @@ enum Task {
         #[arg(long)]
         sidecar: Option<PathBuf>,
     },
+    /// Look for bytes that break what must hold for any bytes
+    Fuzz(fuzz::Options),
     /// Run a command in a clean clone on a bare Debian 12 with git, a C linker and Rust
     Fresh {
         /// The bare machine's folder; it stays for the next run [default: target/fresh]
@@ -146,6 +149,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Captures { quick, names } => captures::make(&workspace, quick, &names)?,
         Task::Bench(options) => bench::bench(&workspace, &cache, &options)?,
         Task::Compare { dir, sidecar } => return compare::compare(&workspace, &dir, sidecar),
+        Task::Fuzz(options) => fuzz::fuzz(&workspace, &options)?,
         Task::Fresh { dir, anew, command } => {
             return fresh::fresh(&workspace, &dir.unwrap_or_else(|| workspace.output().join("fresh")), anew, &command);
         }
