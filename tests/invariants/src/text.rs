@@ -31,7 +31,7 @@ pub fn sql(data: &[u8]) -> bool {
     assert!(derived.iter().all(|result| result.len() <= bound), "{derived:?} of {text:?}");
     // Where no quote and no comment is open a quoted literal is one.
     let plain = |c: char| c.is_ascii_alphanumeric() || " ,()=<>+*.;\n\x01".contains(c);
-    if text.contains('\x01') && text.chars().all(plain) {
+    if text.contains('\x01') && !text.contains(SECRET) && text.chars().all(plain) {
         let told = normalised(&text.replace('\x01', &format!(" '{SECRET}' ")));
         assert!(told.iter().all(|result| !result.contains(SECRET)), "{told:?} of {text:?}");
     }
