@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 
 use crate::ingest::block::UNDECODABLE;
 use crate::notify;
+use crate::store::rollup::Step;
 use crate::store::{Reason, StoreError};
 
 /// Upper bounds of `podtap_store_insert_seconds`.
@@ -166,6 +167,10 @@ impl Telemetry {
             telemetry.ingested_batches(transport, 0, 0);
         }
         // An alert on the first of them needs a 0 before it.
+        for step in [Step::Hour, Step::Day] {
+            telemetry.rolled_up.get_or_create(&StepLabel { step: step.as_str().to_owned() }).inc_by(0);
+        }
+        telemetry.rollups_due.get_or_create(&StepLabel { step: Step::Hour.as_str().to_owned() }).set(0);
         for reason in UNDECODABLE {
             telemetry.undecodable.get_or_create(&ReasonLabel { reason: (*reason).to_owned() }).inc_by(0);
         }

@@ -424,9 +424,7 @@ impl Settings {
         if self.read.is_some() && !self.interface.is_empty() {
             return Err("--read and --interface exclude each other".to_owned());
         }
-        if self.transport == TransportChoice::Kafka
-            && let Some(wrong) = self.kafka_brokers.split(',').find(|broker| !is_broker(broker.trim()))
-        {
+        if let Some(wrong) = self.kafka_brokers.split(',').find(|broker| !is_broker(broker.trim())) {
             return Err(format!("kafka_brokers: {wrong:?} is not HOST:PORT"));
         }
         if self.queue_bytes.0 < 1 << 20 {

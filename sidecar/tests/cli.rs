@@ -90,9 +90,9 @@ fn capture(exchanges: u32) -> Vec<u8> {
 fn wrong_usage_and_wrong_configuration() {
     check(&["run", "--soruce", "ebpf"], 2, "--source");
     check(&["no-such-command"], 2, "no-such-command");
-    check(&["run", "--source", "epbf"], 2, "epbf");
-    check(&["print", "-i", "lo", "-f", "tcp prot 80"], 2, "syntax error");
-    check(&["print", "-r", "x", "--where", "url_pth=/"], 2, "url_path");
+    check(&["run", "--source", "epbf"], 78, "epbf");
+    check(&["print", "-i", "lo", "-f", "tcp prot 80"], 78, "syntax error");
+    check(&["print", "-r", "x", "--where", "url_pth=/"], 78, "url_path");
     check(&["run", "--source", "file"], 78, "--read");
     let config = Scratch::new("wrong.yaml", b"transport: kafka\nkafka_broker: x:1\n");
     check(&["config", "check", "--config", config.path()], 78, "wrong.yaml:2:");
