@@ -114,27 +114,27 @@ pub struct LiveSource {
     pub fallback: Option<String>,
 }
 
-/// How often opening is tried again when interfaces come and go meanwhile.
-const REOPENINGS: usize = 5;
+/// How often opening is tried when interfaces come and go meanwhile.
+const ATTEMPTS: usize = 6;
 
 /// Opens `ebpf`, `pcap`, or for `auto` the first of them that the kernel and the capabilities allow.
 pub fn open_live(request: &CaptureRequest) -> Result<LiveSource, CaptureError> {
     // A filter that is none is told before what else may be missing.
     request.filter.as_deref().map(filter::Filter::new).transpose()?;
-    for _ in 0..REOPENINGS {
-        let interfaces = interfaces::select(&request.interfaces)?;
-        let names: Vec<String> = interfaces.iter().map(|interface| interface.name.clone()).collect();
-        match open_on(request, interfaces) {
-            // One that nobody asked for by name went away between looking and opening.
-            Err(CaptureError::Unavailable(_)) if request.interfaces.is_empty() => {
-                if interfaces::select(&[])?.iter().map(|interface| &interface.name).eq(&names) {
-                    break;
-                }
-            }
-            outcome => return outcome,
+    let mut interfaces = interfaces::select(&request.interfaces)?;
+    for _ in 1..ATTEMPTS {
+        let outcome = open_on(request, interfaces.clone());
+        if !request.interfaces.is_empty() || !matches!(outcome, Err(CaptureError::Unavailable(_))) {
+            return outcome;
         }
+        let now = interfaces::select(&[])?;
+        if now.iter().map(|interface| &interface.name).eq(interfaces.iter().map(|interface| &interface.name)) {
+            return outcome;
+        }
+        // One that nobody asked for by name went away between looking and opening.
+        interfaces = now;
     }
-    open_on(request, interfaces::select(&request.interfaces)?)
+    open_on(request, interfaces)
 }
 
 fn open_on(request: &CaptureRequest, interfaces: Vec<interfaces::Interface>) -> Result<LiveSource, CaptureError> {
