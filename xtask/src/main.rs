@@ -3,6 +3,7 @@
 //! Guarantee: exit status 0 only when what was asked for was done. CI runs only these commands. xtask builds in seconds,
 //! so nothing that the products depend on belongs here.
 
+mod account;
 mod bench;
 mod broker;
 mod captures;

@@ -10,6 +10,7 @@ use clap::ValueEnum;
 
 use super::measure::{self, cpu_so_far, peak_bytes};
 use super::{Section, megabytes, thousands};
+use crate::account::Account;
 use crate::captures;
 use crate::lab::{self, Lab};
 use crate::run::{self, Doing, Failure, Result, say};
@@ -148,7 +149,7 @@ fn round(lab: &mut Lab, setup: &Setup, transport: Option<Transport>, broker: Opt
             peak,
             records: total("podtap_records_total"),
             dropped: total("podtap_packets_dropped_total"),
-            source: source_in(&said).unwrap_or("unknown").to_owned(),
+            source: source_in(&said).unwrap_or_else(|| "unknown".to_owned()),
         });
     }
     Ok(Round { requests, rate, sidecar })
@@ -229,9 +230,7 @@ pub fn metrics() -> Result<String> {
 
 /// The sum over all labels of a metric in the object that `print --stats` writes.
 fn sum_in_account(said: &str, name: &str) -> f64 {
-    let Some((_, rest)) = said.split_once(&format!("\"{name}\":{{")) else { return 0.0 };
-    let values = rest.split('}').next().unwrap_or_default().split(',');
-    values.filter_map(|value| value.rsplit(':').next()?.trim().parse::<f64>().ok()).sum()
+    Account::last_in(said).and_then(|account| account.sum(name)).unwrap_or(0) as f64
 }
 
 /// The sum over all labels of a metric in Prometheus text.
@@ -244,12 +243,12 @@ pub fn sum_of(metrics: &str, name: &str) -> f64 {
 }
 
 /// The source in use, from Prometheus text or from the object that `print --stats` writes.
-fn source_in(metrics: &str) -> Option<&str> {
-    if let Some((_, rest)) = metrics.split_once("\"podtap_source_info\":{\"") {
-        return rest.split('"').next();
+fn source_in(metrics: &str) -> Option<String> {
+    if let Some(account) = Account::last_in(metrics) {
+        return account.label("podtap_source_info").map(str::to_owned);
     }
     let line = metrics.lines().find(|l| l.starts_with("podtap_source_info{") && l.ends_with(" 1"))?;
-    line.split_once("source=\"")?.1.split('"').next()
+    line.split_once("source=\"")?.1.split('"').next().map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -272,10 +271,10 @@ mod tests {
                        podtap_source_info{source=\"pcap\"} 1\n";
         assert_eq!(sum_of(metrics, "podtap_records_total"), 7.0);
         assert_eq!(sum_of(metrics, "podtap_gone_total"), 0.0);
-        assert_eq!(source_in(metrics), Some("pcap"));
+        assert_eq!(source_in(metrics).as_deref(), Some("pcap"));
         let account = "{\"podtap_packets_dropped_total\":{\"interface\":0,\"kernel\":3},\"podtap_source_info\":{\"ebpf\":1}}";
         assert_eq!(sum_in_account(account, "podtap_packets_dropped_total"), 3.0);
         assert_eq!(sum_in_account(account, "podtap_records_total"), 0.0);
-        assert_eq!(source_in(account), Some("ebpf"));
+        assert_eq!(source_in(account).as_deref(), Some("ebpf"));
     }
 }

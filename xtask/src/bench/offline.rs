@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use super::measure::{self, Cost};
 use super::{Section, megabytes, thousands};
+use crate::account::Account;
 use crate::captures::{Protocol, RECIPES, Recipe};
 use crate::run::{self, Doing, Failure, Result, say};
 
@@ -126,12 +127,9 @@ fn podtap_records(output: &Output) -> Option<u64> {
     records(&fs::read_to_string(&output.stderr).ok()?)
 }
 
-/// The sum of `"podtap_records_total":{"http":120,"mysql":3}` in the object that `--stats` prints last.
+/// The records of all protocols in the account that `--stats` prints last.
 pub fn records(said: &str) -> Option<u64> {
-    let object = said.lines().rev().find(|l| l.starts_with('{'))?;
-    let inside = object.split_once("\"podtap_records_total\":{")?.1.split('}').next()?;
-    let values = inside.split(',').filter(|v| !v.is_empty());
-    values.map(|v| v.rsplit(':').next()?.trim().parse::<u64>().ok()).sum()
+    Account::last_in(said)?.sum("podtap_records_total")
 }
 
 fn tshark(recipe: &Recipe, capture: &Path, _: &Path, _: &Path) -> Option<Command> {
