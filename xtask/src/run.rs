@@ -158,6 +158,28 @@ pub fn capture(command: &mut Command) -> Result<String> {
     Err(Failure(format!("`{spelled}` failed ({}): {}", describe(out.status), said.trim())))
 }
 
+/// The same of a program that reads its standard input.
+pub fn capture_with_input(command: &mut Command, input: &[u8]) -> Result<String> {
+    let spelled = spell(command);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().doing(format_args!("starting `{spelled}`"))?;
+    let pipe = child.stdin.take();
+    let out = std::thread::scope(|scope| {
+        // In a thread, so that a program that answers before it has read all does not wait for us.
+        let writer = scope.spawn(move || pipe.map_or(Ok(()), |mut pipe| pipe.write_all(input)));
+        let out = child.wait_with_output().doing(format_args!("waiting for `{spelled}`"));
+        let written = writer.join().unwrap_or(Ok(()));
+        out.map(|out| (out, written))
+    });
+    let (out, written) = out?;
+    if !out.status.success() {
+        let said = String::from_utf8_lossy(&out.stderr);
+        return Err(Failure(format!("`{spelled}` failed ({}): {}", describe(out.status), said.trim())));
+    }
+    written.doing(format_args!("writing to `{spelled}`"))?;
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+}
+
 /// Whether a program runs and succeeds; what it prints is of no interest.
 pub fn succeeds(command: &mut Command) -> bool {
     let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -49,6 +49,28 @@ pub const SERVERS: &[Package] = &[
     program("procps", "ps", "finding what a killed run left behind"),
 ];
 
+/// For a Kubernetes on this machine.
+pub const CLUSTER: &[Package] = &[
+    program("etcd-server", "etcd", "the store behind Kubernetes' API"),
+    program("containerd", "containerd", "runs the pods"),
+    program("runc", "runc", "starts containers for containerd"),
+    package("containernetworking-plugins", "give pods their network"),
+    program("iptables", "iptables", "Services' addresses, by kube-proxy"),
+    program("conntrack", "conntrack", "forgets connections to pods that are gone, for kube-proxy"),
+    program("socat", "socat", "forwards ports to pods"),
+    program("ethtool", "ethtool", "looked for by the kubelet"),
+    program("iproute2", "ip", "the pods' bridge"),
+    program("openssl", "openssl", "the cluster's certificates"),
+    package("busybox-static", "what holds a pod's namespaces"),
+];
+
+/// For images: what a binary needs beside it, and the binary without what only a debugger needs.
+pub const IMAGES: &[Package] = &[
+    program("libc-bin", "ldd", "names the shared libraries of a binary"),
+    program("binutils", "strip", "makes binaries small"),
+    package("ca-certificates", "TLS from the images"),
+];
+
 /// What tests/clients/install.sh fetches its clients with.
 pub const CLIENTS: &[Package] = &[
     program("python3", "python3", "runs clickhouse-connect"),

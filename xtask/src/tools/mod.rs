@@ -7,12 +7,16 @@
 pub mod apt;
 mod bpf_linker;
 mod chdb;
+mod go;
 mod kafka;
+mod kubernetes;
 mod node;
 
 pub use bpf_linker::{bpf_linker, rust_for_bpf};
 pub use chdb::chdb;
+pub use go::go;
 pub use kafka::kafka;
+pub use kubernetes::{coredns, kubernetes};
 pub use node::{node, with_node};
 
 use std::fs::{self, File};
@@ -89,7 +93,7 @@ impl Cache {
 
 /// Everything, or the named ones; prints where each is.
 pub fn ensure_named(cache: &Cache, workspace: &Workspace, names: &[String]) -> Result<()> {
-    const ALL: [&str; 6] = ["build", "servers", "node", "chdb", "kafka", "bpf-linker"];
+    const ALL: [&str; 8] = ["build", "servers", "node", "chdb", "kafka", "bpf-linker", "kubernetes", "coredns"];
     let asked: Vec<&str> = if names.is_empty() { ALL.to_vec() } else { names.iter().map(String::as_str).collect() };
     for name in asked {
         let place = match name {
@@ -99,6 +103,8 @@ pub fn ensure_named(cache: &Cache, workspace: &Workspace, names: &[String]) -> R
             "chdb" => Some(chdb(cache)?),
             "kafka" => Some(kafka(cache)?),
             "bpf-linker" => Some(bpf_linker(cache, workspace)?),
+            "kubernetes" => Some(kubernetes(cache, workspace)?),
+            "coredns" => Some(coredns(cache, workspace)?),
             other => return Err(Failure(format!("no tool `{other}`; there are {}", ALL.join(", ")))),
         };
         let place = place.map_or_else(|| "on this machine".to_owned(), |dir| dir.display().to_string());
