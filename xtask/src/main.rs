@@ -7,6 +7,7 @@ mod account;
 mod bench;
 mod broker;
 mod captures;
+mod cluster;
 mod compare;
 mod demo;
 mod ebpf;
@@ -14,6 +15,7 @@ mod elf;
 mod faults;
 mod fresh;
 mod fuzz;
+mod images;
 mod lab;
 mod phases;
 mod run;
@@ -96,7 +98,7 @@ enum Task {
     },
     /// Fetch and build what is needed beyond git and Rust, into the cache of tools
     Tools {
-        /// Only these: build, servers, node, chdb, kafka, bpf-linker
+        /// Only these: build, servers, node, chdb, kafka, bpf-linker, kubernetes, coredns
         names: Vec<String>,
     },
     /// Build the eBPF object that the sidecar embeds, or take it from the cache
@@ -104,6 +106,13 @@ enum Task {
         /// Build it though the cache has one of the same sources
         #[arg(long)]
         rebuild: bool,
+    },
+    /// Make images of sidecar and analyzer, without a registry or Docker
+    Images(images::Options),
+    /// Start, stop or look at a Kubernetes of one node on this machine
+    Cluster {
+        #[command(subcommand)]
+        action: cluster::Action,
     },
     /// Start, stop or look at one Apache Kafka node
     Kafka {
@@ -156,6 +165,8 @@ fn perform(task: Task) -> Result<ExitCode> {
         }
         Task::Tools { names } => tools::ensure_named(&cache, &workspace, &names)?,
         Task::Ebpf { rebuild } => println!("{}", ebpf::ensure(&workspace, &cache, rebuild)?.display()),
+        Task::Images(options) => images::images(&workspace, &cache, &options)?,
+        Task::Cluster { action } => return cluster::cluster(&workspace, &cache, action),
         Task::Kafka { action, dir } => {
             return kafka(&cache, &dir.unwrap_or_else(|| workspace.output().join("kafka")), action);
         }
