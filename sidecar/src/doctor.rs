@@ -3,6 +3,9 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use rustix::thread::CapabilitySet;
+
+use crate::capabilities;
 use crate::capture::interfaces::{self, Interface};
 use crate::capture::{CaptureError, ebpf, libpcap};
 
@@ -37,8 +40,9 @@ fn check(name: &'static str, outcome: Outcome, found: impl Into<String>, remedy:
 /// Makes all checks.
 pub fn examine() -> Vec<Check> {
     let listed = interfaces::list();
-    let mut checks = vec![kernel(), btf(), unprivileged_bpf(), lockdown(), no_new_privileges(), seccomp(), memlock(), descriptors()];
-    checks.extend(capabilities());
+    let mut checks = vec![kernel(), btf(), unprivileged_bpf(), lockdown(), no_new_privileges(), file_capability()];
+    checks.extend([seccomp(), memlock(), descriptors()]);
+    checks.extend(granted());
     checks.push(check("libpcap", Outcome::Ok, libpcap::library_version(), ""));
     match listed {
         Ok(list) => {
@@ -105,8 +109,29 @@ fn status(name: &str) -> Option<String> {
 }
 
 fn no_new_privileges() -> Check {
-    let found = if status("NoNewPrivs").as_deref() == Some("1") { "set: file capabilities have no effect" } else { "not set" };
+    let set = status("NoNewPrivs").as_deref() == Some("1");
+    // execve then takes the file's capabilities only as far as the process had them permitted before; a container runtime grants what
+    // securityContext.capabilities.add names just so.
+    let found = if set { "set: file capabilities give only what the runtime granted" } else { "not set" };
     check("no_new_privs", Outcome::Ok, found, "")
+}
+
+/// A user other than 0 keeps no capability over execve but those that the binary carries.
+fn file_capability() -> Check {
+    const NAME: &str = "file capability";
+    const REMEDY: &str = "setcap cap_net_raw,cap_bpf+p on the binary (some image tools drop the attribute), or run as user 0";
+    let of_binary = capabilities::of_binary();
+    let names: Vec<&str> = [(CapabilitySet::NET_RAW, "cap_net_raw"), (CapabilitySet::BPF, "cap_bpf")]
+        .into_iter()
+        .filter(|(one, _)| of_binary.is_some_and(|set| set.contains(*one)))
+        .map(|(_, name)| name)
+        .collect();
+    if !names.is_empty() {
+        return check(NAME, Outcome::Ok, format!("{} permitted", names.join(",")), "");
+    }
+    let root = rustix::process::geteuid().is_root();
+    let found = if root { "none; not needed by user 0" } else { "none: what the runtime grants is lost at the start of the program" };
+    check(NAME, if root { Outcome::Ok } else { Outcome::Warning }, found, REMEDY)
 }
 
 fn seccomp() -> Check {
@@ -133,19 +158,30 @@ fn descriptors() -> Check {
     check("open files", outcome, limit.to_string(), "raise the limit to 256 or more (ulimit -n)")
 }
 
-fn capabilities() -> Vec<Check> {
-    let effective = status("CapEff").and_then(|text| u64::from_str_radix(&text, 16).ok()).unwrap_or_default();
-    // Numbers of linux/capability.h.
+fn granted() -> Vec<Check> {
+    let bits = |name| status(name).and_then(|text| u64::from_str_radix(&text, 16).ok()).unwrap_or_default();
+    let set = |name| CapabilitySet::from_bits_retain(bits(name));
+    let (effective, bounding) = (set("CapEff"), set("CapBnd"));
     [
-        ("CAP_NET_RAW", 13, Outcome::Error, "add NET_RAW to securityContext.capabilities.add (every live source needs it)"),
-        ("CAP_BPF", 39, Outcome::Warning, "add BPF to use source ebpf; source pcap works without"),
-        ("CAP_PERFMON", 38, Outcome::Warning, "not needed by the socket filter; sources that trace processes need it"),
-        ("CAP_NET_ADMIN", 12, Outcome::Warning, "not needed; some kernels want it for eBPF programs of the network"),
+        (
+            "CAP_NET_RAW",
+            CapabilitySet::NET_RAW,
+            Outcome::Error,
+            "add NET_RAW to securityContext.capabilities.add (every live source needs it)",
+        ),
+        ("CAP_BPF", CapabilitySet::BPF, Outcome::Warning, "add BPF to use source ebpf; source pcap works without"),
+        ("CAP_PERFMON", CapabilitySet::PERFMON, Outcome::Warning, "not needed by the socket filter; sources that trace processes need it"),
+        ("CAP_NET_ADMIN", CapabilitySet::NET_ADMIN, Outcome::Warning, "not needed; some kernels want it for eBPF programs of the network"),
     ]
     .into_iter()
-    .map(|(name, bit, otherwise, remedy)| {
-        let have = effective >> bit & 1 == 1;
-        check(name, if have { Outcome::Ok } else { otherwise }, if have { "effective" } else { "missing" }, remedy)
+    .map(|(name, one, otherwise, remedy)| {
+        if effective.contains(one) {
+            check(name, Outcome::Ok, "effective", "")
+        } else if bounding.contains(one) {
+            check(name, otherwise, "missing: in the bounding set, but not given to this program (see file capability)", remedy)
+        } else {
+            check(name, otherwise, "missing: not in the bounding set", remedy)
+        }
     })
     .collect()
 }

@@ -34,8 +34,10 @@ const TURN: Duration = Duration::from_millis(50);
 const PUBLISH_EVERY: Duration = Duration::from_millis(200);
 /// Packets of that age may still be on their way out of the kernel's buffers, so time-outs of flows wait that much longer.
 const CAPTURE_LATENCY: Duration = Duration::from_millis(250);
-/// How long an orderly stop goes on reading what the kernel has captured already.
+/// How long an orderly stop goes on reading at least: a packet may be in the kernel's buffer that long before it can be read,
 const DRAIN: Duration = Duration::from_millis(150);
+/// and at most, if what was captured before the stop has not been read by then.
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 /// Closed batches between the capture and the sender.
 const CHANNEL_BATCHES: usize = 32;
 
@@ -96,6 +98,26 @@ struct Capture {
     own: OwnTraffic,
     skips: Vec<Skip>,
     tide: Tide,
+    /// Time stamp of the last packet.
+    newest: u64,
+}
+
+/// The end of an orderly stop's reading.
+#[derive(Default)]
+struct Drain {
+    /// When the stop was seen, by both clocks.
+    since: Option<(Instant, u64)>,
+}
+
+impl Drain {
+    /// To be asked after each turn from the stop on: whether all that was captured before it has been read. `newest` are the time stamps
+    /// of the last packet before and after the turn.
+    fn is_over(&mut self, newest: (u64, u64), now: Instant, now_ns: u64) -> bool {
+        let (since, stopped_ns) = *self.since.get_or_insert((now, now_ns));
+        let waited = now.duration_since(since);
+        let caught_up = newest.0 == newest.1 || newest.1 >= stopped_ns;
+        waited >= DRAIN_LIMIT || (waited >= DRAIN && caught_up)
+    }
 }
 
 /// Records made, by protocol. Whoever takes the records counts them, so that the figure is never behind what was passed on.
@@ -119,8 +141,9 @@ impl RecordCounts {
 impl Capture {
     /// Reads what is there, waiting at most `wait`; true when the source has ended.
     fn turn(&mut self, wait: Duration, on_record: &mut dyn FnMut(&RequestRecord<'_>)) -> Result<bool, CaptureError> {
-        let Self { source, pipeline, own, skips, .. } = self;
+        let Self { source, pipeline, own, skips, newest, .. } = self;
         let outcome = source.poll(wait, &mut |packet| {
+            *newest = packet.timestamp_ns;
             if own.is_own(&packet) {
                 return;
             }
@@ -207,7 +230,7 @@ fn open(settings: &Settings, own_ports: &[u16], telemetry: &Telemetry) -> Result
     telemetry.set("podtap_source_info", source.kind().as_str(), 1);
     telemetry.set_ready("source", Ok(what));
     let own = OwnTraffic::new(if live { own_ports } else { &[] });
-    Ok(Capture { source, live, pipeline: Pipeline::new(config), own, skips: Vec::new(), tide: Tide::default() })
+    Ok(Capture { source, live, pipeline: Pipeline::new(config), own, skips: Vec::new(), tide: Tide::default(), newest: 0 })
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
@@ -380,8 +403,9 @@ impl Outlet {
 fn pump(capture: &mut Capture, outlet: &mut Outlet, telemetry: &Telemetry, stop: &Stop) -> Result<(), Failure> {
     let mut published = Instant::now();
     capture.publish(telemetry);
-    let mut stopped: Option<Instant> = None;
+    let mut drain = Drain::default();
     let outcome = loop {
+        let before = capture.newest;
         let now = Instant::now();
         let due = outlet.batcher.deadline().map_or(TURN, |deadline| deadline.saturating_duration_since(now)).min(TURN);
         match capture.turn(due, &mut |record| outlet.push(record)) {
@@ -397,7 +421,7 @@ fn pump(capture: &mut Capture, outlet: &mut Outlet, telemetry: &Telemetry, stop:
             published = now;
             capture.publish(telemetry);
         }
-        if outlet.closed || (stop.requested() && (!capture.live || now.duration_since(*stopped.get_or_insert(now)) >= DRAIN)) {
+        if outlet.closed || (stop.requested() && (!capture.live || drain.is_over((before, capture.newest), now, now_ns()))) {
             break Ok(());
         }
     };
@@ -465,8 +489,9 @@ pub fn print(settings: &Settings, options: &PrintOptions) -> Result<(), Failure>
         records: RecordCounts::default(),
         outcome: Ok(()),
     };
-    let mut stopped: Option<Instant> = None;
+    let mut drain = Drain::default();
     let outcome = loop {
+        let before = capture.newest;
         match capture.turn(TURN, &mut |record| printer.show(record)) {
             Ok(true) => break Ok(()),
             Ok(false) => {}
@@ -475,8 +500,8 @@ pub fn print(settings: &Settings, options: &PrintOptions) -> Result<(), Failure>
         if capture.live {
             printer.flush();
         }
-        let drained = stop.requested() && (!capture.live || stopped.get_or_insert_with(Instant::now).elapsed() >= DRAIN);
-        if drained || printer.outcome.is_err() {
+        let mut drained = || !capture.live || drain.is_over((before, capture.newest), Instant::now(), now_ns());
+        if (stop.requested() && drained()) || printer.outcome.is_err() {
             break Ok(());
         }
     };
@@ -490,5 +515,28 @@ pub fn print(settings: &Settings, options: &PrintOptions) -> Result<(), Failure>
     match printer.outcome {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(failure(1, format!("standard output: {error}"))),
         _ => outcome,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_reads_what_was_captured_before_it_and_not_for_ever() {
+        let start = Instant::now();
+        let check = |script: &[(u64, (u64, u64), bool)]| {
+            let mut drain = Drain::default();
+            for (milliseconds, newest, over) in script {
+                let now = start + Duration::from_millis(*milliseconds);
+                assert_eq!(drain.is_over(*newest, now, 1_000), *over, "after {milliseconds} ms");
+            }
+        };
+        // Nothing comes any more: over when the kernel's buffer had its time.
+        check(&[(0, (900, 900), false), (149, (900, 900), false), (150, (900, 900), true)]);
+        // A backlog from before the stop is read to its end,
+        check(&[(0, (100, 200), false), (200, (200, 900), false), (900, (900, 1_000), true)]);
+        // but not for ever.
+        check(&[(0, (100, 200), false), (1_999, (200, 300), false), (2_000, (300, 400), true)]);
     }
 }

@@ -11,6 +11,7 @@ pub mod reassembly;
 pub mod record;
 
 pub mod admin;
+pub mod capabilities;
 pub mod config;
 pub mod doctor;
 pub mod eventloop;

@@ -9,7 +9,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, Value
 use podtap_sidecar::config::{self, Layer, LogFormat, Settings, SourceChoice};
 use podtap_sidecar::eventloop::{self, Failure, PrintOptions};
 use podtap_sidecar::print::condition::Condition;
-use podtap_sidecar::{doctor, fingerprint, memory, version};
+use podtap_sidecar::{capabilities, doctor, fingerprint, memory, version};
 
 const CONFIGURATION: u8 = 78;
 
@@ -125,6 +125,8 @@ enum DoctorOutput {
 
 fn main() -> ExitCode {
     memory::prepare();
+    // Before any other thread starts: they get what this one has.
+    capabilities::raise();
     // clap wants the text for the life of the program.
     let version: &'static str = Box::leak(version().into_boxed_str());
     let command = Cli::command().version(version);
