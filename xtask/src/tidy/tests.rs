@@ -108,6 +108,7 @@ fn kafka_json_and_sql_stay_where_they_belong() {
     let json = "fn f() { serde_json::to_string(&a) }";
     check_rust("analyzer/src/api/http.rs", json, &[]);
     check_rust("analyzer/src/notify/webhook.rs", json, &[]);
+    check_rust("analyzer/src/inject/patch.rs", json, &[]);
     check_rust("analyzer/src/store/a.rs", json, &[("json", 2)]);
     check_rust("sidecar/src/protocol/a.rs", json, &[("json", 2)]);
     check_rust("sidecar/src/transport/print.rs", json, &[]);
