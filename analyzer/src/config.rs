@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::aggregate::Sampling;
 use crate::alarm::rule::{self, RuleFile};
+use crate::inject::settings::{Inject, Manifests};
 use crate::store::clickhouse::Access;
 use crate::store::cluster::Layout;
 use crate::store::retention::Retention;
@@ -22,9 +23,19 @@ const EXAMPLES: &str = "Examples:
   podtap-analyzer migrate --dry-run
   podtap-analyzer migrate --print --clickhouse-cluster shards
   podtap-analyzer config check --config analyzer.yaml
+  podtap-analyzer inject web.yaml | kubectl apply -f -
 
 Every flag has a twin in the environment: --kafka-brokers is PODTAP_KAFKA_BROKERS.
 Exit codes: 0 ok, 1 failure, 2 unknown flag or command, 69 something it needs is not available, 78 wrong value, wherever it stands.";
+
+const INJECT_EXAMPLES: &str = "Examples:
+  kubectl get deployment web -o yaml | podtap-analyzer inject - | kubectl apply -f -
+  podtap-analyzer inject --label web.yaml
+  podtap-analyzer uninject web.yaml
+  podtap-analyzer inject serve --kubernetes in-cluster
+
+The report goes to standard error, a line for each object.
+Exit codes: 0 ok, 2 unknown flag, 65 input that is no YAML, 66 input that cannot be opened, 69 unavailable, 78 wrong value.";
 
 /// What `--version` says: version and revision.
 pub fn version() -> &'static str {
@@ -73,6 +84,11 @@ pub enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Puts the sidecar into manifests, or serves the webhook that puts it into new pods.
+    #[command(after_help = INJECT_EXAMPLES)]
+    Inject(Box<Inject>),
+    /// Takes the sidecar out of manifests.
+    Uninject(Manifests),
     /// Prints a completion script for a shell.
     Completion {
         /// The shell.
@@ -292,22 +308,22 @@ fn from_environment(error: &clap::Error) -> Option<String> {
 }
 
 /// HOST:PORT, or HOST for Kafka's own port, separated by commas.
-fn check_brokers(text: &str) -> Result<(), ConfigError> {
+pub(crate) fn check_brokers(setting: &'static str, text: &str) -> Result<(), ConfigError> {
     let is_broker = |broker: &str| {
         let (host, port) = broker.trim().rsplit_once(':').unwrap_or((broker.trim(), "9092"));
         !host.is_empty() && !host.contains(char::is_whitespace) && port.parse::<u16>().is_ok_and(|port| port > 0)
     };
     match text.split(',').find(|broker| !is_broker(broker)) {
-        Some(wrong) => Err(value("kafka-brokers", format!("{wrong:?} is not HOST:PORT; without Kafka leave the setting out"))),
+        Some(wrong) => Err(value(setting, format!("{wrong:?} is not HOST:PORT; without Kafka leave the setting out"))),
         None => Ok(()),
     }
 }
 
-fn value(setting: &'static str, problem: impl Into<String>) -> ConfigError {
+pub(crate) fn value(setting: &'static str, problem: impl Into<String>) -> ConfigError {
     ConfigError::Value { setting, problem: problem.into() }
 }
 
-fn address(setting: &'static str, text: Option<String>, default: &str) -> Result<SocketAddr, ConfigError> {
+pub(crate) fn address(setting: &'static str, text: Option<String>, default: &str) -> Result<SocketAddr, ConfigError> {
     let text = text.unwrap_or_else(|| default.to_owned());
     text.parse().map_err(|_| value(setting, format!("{text:?} is not an address such as 127.0.0.1:9880")))
 }
@@ -319,6 +335,18 @@ fn duration(setting: &'static str, text: Option<&str>, default: &str, least_seco
         return Err(value(setting, format!("must be at least {least_seconds}s")));
     }
     Ok(duration)
+}
+
+pub(crate) fn log_format(text: Option<&str>) -> Result<LogFormat, ConfigError> {
+    match text {
+        Some("text") => Ok(LogFormat::Text),
+        Some("json") => Ok(LogFormat::Json),
+        None | Some("auto") => {
+            let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            Ok(if terminal { LogFormat::Text } else { LogFormat::Json })
+        }
+        Some(other) => Err(value("log-format", format!("{other:?} is none of text, json, auto"))),
+    }
 }
 
 impl Settings {
@@ -333,7 +361,7 @@ impl Settings {
             }
         };
         let settings = self.or(file);
-        let log_format = settings.log_format()?;
+        let log_format = log_format(settings.log_format.as_deref())?;
         let kafka = settings.kafka()?;
         let clickhouse = settings.clickhouse()?;
         let rules = match &settings.rules {
@@ -374,18 +402,6 @@ impl Settings {
         })
     }
 
-    fn log_format(&self) -> Result<LogFormat, ConfigError> {
-        match self.log_format.as_deref() {
-            Some("text") => Ok(LogFormat::Text),
-            Some("json") => Ok(LogFormat::Json),
-            None | Some("auto") => {
-                let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-                Ok(if terminal { LogFormat::Text } else { LogFormat::Json })
-            }
-            Some(other) => Err(value("log-format", format!("{other:?} is none of text, json, auto"))),
-        }
-    }
-
     fn clickhouse(&self) -> Result<Access, ConfigError> {
         let url = self.clickhouse_url.clone().unwrap_or_else(|| "http://127.0.0.1:8123".to_owned());
         if !url.starts_with("http://") {
@@ -414,7 +430,7 @@ impl Settings {
             return Err(value("kafka-partitions", "must be from 1 to 10000"));
         }
         let Some(brokers) = self.kafka_brokers.clone() else { return Ok(None) };
-        check_brokers(&brokers)?;
+        check_brokers("kafka-brokers", &brokers)?;
         if cfg!(not(feature = "kafka")) {
             return Err(value("kafka-brokers", "this program was built without Kafka (feature kafka)"));
         }

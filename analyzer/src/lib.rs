@@ -11,6 +11,7 @@ pub mod clickhouse_endpoint;
 pub mod config;
 pub mod evaluation;
 pub mod ingest;
+pub mod inject;
 pub mod notify;
 pub mod query;
 pub mod rollup;

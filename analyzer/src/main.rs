@@ -1,15 +1,22 @@
-//! The analyzer's command line. Exit codes: 0 ok, 1 failure, 2 usage, 69 unavailable, 78 configuration.
+//! The analyzer's command line. Exit codes: 0 ok, 1 failure, 2 usage, 65 wrong data, 66 no input, 69 unavailable, 78 configuration.
 
+use std::io::{Read, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use podtap_analyzer::app::{self, AppError};
 use podtap_analyzer::config::{self, Command, CommandLine, Config, ConfigCommand, LogFormat, Settings};
+use podtap_analyzer::inject::manifest::{self, Action, Line};
+use podtap_analyzer::inject::serve::{self, ServeError};
+use podtap_analyzer::inject::settings::{Inject, InjectCommand, Manifests, ServeSettings};
 use podtap_analyzer::rollup;
 use podtap_analyzer::store::clickhouse::ClickHouse;
 use tracing_subscriber::EnvFilter;
 
 const FAILURE: u8 = 1;
+const WRONG_DATA: u8 = 65;
+const NO_INPUT: u8 = 66;
 const UNAVAILABLE: u8 = 69;
 const CONFIGURATION: u8 = 78;
 
@@ -36,6 +43,8 @@ fn main() -> ExitCode {
         Command::Migrate { dry_run, settings, .. } => migrate(*settings, dry_run),
         Command::Rollup(settings) => roll_up(*settings),
         Command::Config { command: ConfigCommand::Check(settings) } => check(*settings),
+        Command::Inject(inject) => inject_or_serve(*inject),
+        Command::Uninject(manifests) => change_manifests(&manifests, Action::Uninject, false),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut CommandLine::command(), "podtap-analyzer", &mut std::io::stdout());
             Ok(())
@@ -52,13 +61,18 @@ fn main() -> ExitCode {
 
 fn resolve(settings: Settings) -> Result<Config, Exit> {
     let config = settings.resolve().map_err(|error| Exit::new(CONFIGURATION, error))?;
-    let filter = EnvFilter::try_new(&config.log).map_err(|error| Exit::new(CONFIGURATION, format!("log: {error}")))?;
+    start_logging(&config.log, config.log_format)?;
+    Ok(config)
+}
+
+fn start_logging(filter: &str, format: LogFormat) -> Result<(), Exit> {
+    let filter = EnvFilter::try_new(filter).map_err(|error| Exit::new(CONFIGURATION, format!("log: {error}")))?;
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match config.log_format {
+    match format {
         LogFormat::Text => subscriber.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
         LogFormat::Json => subscriber.json().init(),
     }
-    Ok(config)
+    Ok(())
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Exit> {
@@ -119,4 +133,71 @@ fn check(settings: Settings) -> Result<(), Exit> {
     println!("rules: {}, receivers: {}, evaluated every {:?}", rules.rules.len(), rules.receivers.len(), config.evaluation_interval);
     println!("ok");
     Ok(())
+}
+
+fn inject_or_serve(inject: Inject) -> Result<(), Exit> {
+    if let Some(InjectCommand::Serve(settings)) = inject.command {
+        return serve_webhook(*settings);
+    }
+    let (sidecar, _) = inject.sidecar.resolve().map_err(|error| Exit::new(CONFIGURATION, error))?;
+    let action = if inject.label { Action::Label } else { Action::Inject(&sidecar) };
+    change_manifests(&inject.manifests, action, inject.verbose)
+}
+
+fn serve_webhook(settings: ServeSettings) -> Result<(), Exit> {
+    let config = settings.resolve().map_err(|error| Exit::new(CONFIGURATION, error))?;
+    start_logging(&config.log, config.log_format)?;
+    runtime()?.block_on(serve::run(config)).map_err(|error| {
+        let code = match error {
+            ServeError::Listen { .. } => UNAVAILABLE,
+            ServeError::Cluster(_) => CONFIGURATION,
+            ServeError::Start(_) => FAILURE,
+        };
+        Exit::new(code, error)
+    })
+}
+
+/// Prints nothing unless all of it can be read: half of the objects would be applied as if they were all.
+fn change_manifests(manifests: &Manifests, action: Action<'_>, verbose: bool) -> Result<(), Exit> {
+    if manifests.files.is_empty() {
+        return Err(Exit::new(2, "no manifest is given; name files, or - for standard input"));
+    }
+    let mut whole = String::new();
+    let mut report = Vec::new();
+    for file in &manifests.files {
+        let name = if file == Path::new("-") { "standard input".to_owned() } else { file.display().to_string() };
+        let text = read_manifest(file).map_err(|error| Exit::new(NO_INPUT, format!("{name}: {error}")))?;
+        let text = String::from_utf8(text).map_err(|error| Exit::new(WRONG_DATA, format!("{name}: {}", error.utf8_error())))?;
+        let changed = manifest::change(&text, action).map_err(|error| Exit::new(WRONG_DATA, format!("{name}: {error}")))?;
+        if !whole.is_empty() {
+            whole.push_str(if whole.ends_with('\n') { "---\n" } else { "\n---\n" });
+        }
+        whole.push_str(&changed.text);
+        report.extend(changed.report);
+    }
+    std::io::stdout().write_all(whole.as_bytes()).map_err(|error| Exit::new(FAILURE, format!("standard output: {error}")))?;
+    report.iter().for_each(|line| tell(line, verbose));
+    Ok(())
+}
+
+fn read_manifest(file: &Path) -> std::io::Result<Vec<u8>> {
+    if file != Path::new("-") {
+        return std::fs::read(file);
+    }
+    let mut text = Vec::new();
+    std::io::stdin().read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// On standard error: standard output is the manifest.
+fn tell(line: &Line, verbose: bool) {
+    eprintln!("{} {}", line.object, line.told);
+    for warning in &line.warnings {
+        eprintln!("  warning: {warning}");
+    }
+    if verbose {
+        for (fine, check) in &line.checks {
+            eprintln!("  {} {check}", if *fine { "√" } else { "‼" });
+        }
+    }
 }

@@ -1,8 +1,11 @@
-//! docs/schema.md lists the columns of figures and the retention that the program has; `PODTAP_BLESS=1` writes the columns anew.
+//! docs/schema.md lists the columns of figures and the retention that the program has (`PODTAP_BLESS=1` writes the columns anew),
+//! docs/injection.md the annotations and reasons.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
+use podtap_analyzer::inject::patch::Reason;
+use podtap_analyzer::inject::tuning::ANNOTATIONS;
 use podtap_analyzer::store::retention::KEPT;
 use podtap_analyzer::store::rows::{FIGURE_MEANING, figure_columns};
 
@@ -27,5 +30,18 @@ fn the_schema_page_is_true() {
     for kept in KEPT {
         let row = format!("| `{}` | {} |", kept.name, kept.days);
         assert!(page.contains(&row), "docs/schema.md does not say {row}");
+    }
+}
+
+#[test]
+fn the_injection_page_is_true() {
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/injection.md")).unwrap();
+    for annotation in ANNOTATIONS {
+        let row = format!("| `{}` | {} | {} |", annotation.name, annotation.values, annotation.meaning);
+        assert!(page.contains(&row), "docs/injection.md does not say {row}");
+    }
+    // What is no pod never comes from an API server.
+    for reason in Reason::ALL.into_iter().filter(|reason| *reason != Reason::Malformed) {
+        assert!(page.contains(&format!("`{}`", reason.as_str())), "docs/injection.md does not say {}", reason.as_str());
     }
 }

@@ -17,7 +17,7 @@ use crate::{ebpf, tidy};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Phase {
-    /// Debian packages, libchdb, Kafka, clients of ClickHouse
+    /// Debian packages, libchdb, Kafka, Kubernetes, clients of ClickHouse
     Tools,
     /// cargo fmt --check
     Format,
@@ -176,6 +176,8 @@ pub fn everything_for_tests(workspace: &Workspace, cache: &Cache) -> Result<()> 
     apt::ensure("testing Podtap", &packages)?;
     tools::chdb(cache)?;
     tools::kafka(cache)?;
+    // The injector is asked by a real API server, which needs etcd.
+    crate::cluster::ensure(cache, workspace)?;
     let clients = workspace.root().join("tests/clients/install.sh");
     if clients.exists() {
         apt::ensure("clients of ClickHouse", apt::CLIENTS)?;
