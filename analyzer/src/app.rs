@@ -15,7 +15,9 @@ use crate::api::http::{ApiState, router};
 use crate::config::Config;
 use crate::evaluation::{Evaluation, RuleBoard};
 use crate::ingest::block::ResumePoint;
+use crate::ingest::cadvisor::Kubelets;
 use crate::ingest::grpc::IngestService;
+use crate::ingest::kubernetes::{Directory, Watch};
 use crate::ingest::segment_log::{LogError, SegmentLog};
 use crate::ingest::segment_reader::{Reading, partition_id};
 use crate::ingest::writer::{self, Job};
@@ -71,6 +73,13 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     config.rules.receivers.iter().for_each(|receiver| telemetry.knows_receiver(&receiver.name));
     let clickhouse = ClickHouse::new(&config.clickhouse);
     let store: Arc<dyn Store> = Arc::new(clickhouse.clone());
+    let kubernetes = match &config.kubernetes {
+        None => None,
+        Some(access) => {
+            let read = access.config().await;
+            Some(read.map_err(|message| AppError::Start { action: "connect to Kubernetes (kubernetes)", message })?)
+        }
+    };
     let (stop_sender, stop) = watch::channel(false);
     let (abandon_sender, abandon) = watch::channel(false);
     let http = listen("http-listen", config.http_listen).await?;
@@ -96,7 +105,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     parts.spawn(probe(Arc::clone(&store), Arc::clone(&telemetry), stop.clone()));
     let (jobs, queue) = writer::channel();
     let writer = tokio::spawn(writer::run(Arc::clone(&store), queue, Arc::clone(&telemetry), abandon));
-    let work = Work { config, clickhouse, store, telemetry, log, jobs, board, stop };
+    let work = Work { config, kubernetes, clickhouse, store, telemetry, log, jobs, board, stop };
     parts.spawn(work.run());
 
     let mut outcome = tokio::select! {
@@ -175,6 +184,7 @@ async fn probe(store: Arc<dyn Store>, telemetry: Arc<Telemetry>, stop: watch::Re
 /// What needs the schema.
 struct Work {
     config: Config,
+    kubernetes: Option<kube::Config>,
     clickhouse: ClickHouse,
     store: Arc<dyn Store>,
     telemetry: Arc<Telemetry>,
@@ -191,6 +201,9 @@ impl Work {
         }
         let mut parts = Parts::new();
         parts.spawn(self.roll_up());
+        if let Some(kubernetes) = &self.kubernetes {
+            self.watch_kubernetes(kubernetes, &mut parts);
+        }
         if let Some(resume) = self.resume_segment_log().await {
             parts.spawn(self.read_segment_log(resume)?);
         }
@@ -288,6 +301,33 @@ impl Work {
             rollups.run(stop).await;
             Ok(())
         }
+    }
+
+    /// Who has which address, and what containers use. Nothing else waits for either.
+    fn watch_kubernetes(&self, config: &kube::Config, parts: &mut Parts) {
+        let directory = Arc::new(Directory::default());
+        let watch = Watch {
+            config: config.clone(),
+            clickhouse: self.clickhouse.clone(),
+            directory: Arc::clone(&directory),
+            telemetry: Arc::clone(&self.telemetry),
+        };
+        let stop = self.stop.clone();
+        parts.spawn(async move { watch.run(stop).await.map_err(|message| AppError::Ended { part: "the watch of Kubernetes", message }) });
+        let Some(interval) = self.config.kubelet_interval else { return };
+        let kubelets = Kubelets {
+            config: config.clone(),
+            insecure: self.config.kubelet_insecure_tls,
+            interval,
+            clickhouse: self.clickhouse.clone(),
+            directory,
+            telemetry: Arc::clone(&self.telemetry),
+        };
+        let stop = self.stop.clone();
+        parts.spawn(async move {
+            kubelets.run(stop).await;
+            Ok(())
+        });
     }
 
     fn evaluate(&self) -> Result<Ending, AppError> {

@@ -12,8 +12,9 @@ use serde::Deserialize;
 
 use crate::aggregate::Sampling;
 use crate::alarm::rule::{self, RuleFile};
+use crate::ingest::kubernetes::Access;
 use crate::inject::settings::{Inject, Manifests};
-use crate::store::clickhouse::Access;
+use crate::store::clickhouse::Access as ClickHouseAccess;
 use crate::store::cluster::Layout;
 use crate::store::retention::Retention;
 
@@ -195,6 +196,15 @@ settings! {
     /// Address of the API as people reach it, for links in notifications
     #[arg(long, env = "PODTAP_EXTERNAL_URL", value_name = "URL")]
     external_url: String,
+    /// Where peers' names come from: in-cluster, the path of a kubeconfig, or off [default: in-cluster where there is a service account]
+    #[arg(long, env = "PODTAP_KUBERNETES", value_name = "WHERE")]
+    kubernetes: String,
+    /// How often kubelets are asked what containers use, at least 5s; off: never [default: 15s]
+    #[arg(long, env = "PODTAP_KUBELET_INTERVAL", value_name = "DURATION")]
+    kubelet_interval: String,
+    /// Take any certificate of a kubelet, where the cluster's CA did not sign it [default: false]
+    #[arg(long, env = "PODTAP_KUBELET_INSECURE_TLS", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    kubelet_insecure_tls: bool,
     /// Log format: text, json, or auto (text on a terminal) [default: auto]
     #[arg(long, env = "PODTAP_LOG_FORMAT", value_name = "FORMAT")]
     log_format: String,
@@ -233,7 +243,7 @@ pub struct Kafka {
 #[derive(Clone, Debug)]
 pub struct Config {
     /// ClickHouse.
-    pub clickhouse: Access,
+    pub clickhouse: ClickHouseAccess,
     /// Kafka, if it is used.
     pub kafka: Option<Kafka>,
     /// Where gRPC is served.
@@ -254,6 +264,12 @@ pub struct Config {
     pub rules: RuleFile,
     /// How often rules are evaluated.
     pub evaluation_interval: Duration,
+    /// Kubernetes, if it is watched.
+    pub kubernetes: Option<Access>,
+    /// How often kubelets are asked, if they are.
+    pub kubelet_interval: Option<Duration>,
+    /// Whether any certificate of a kubelet will do.
+    pub kubelet_insecure_tls: bool,
     /// For links.
     pub external_url: String,
     /// How logs look.
@@ -337,6 +353,26 @@ fn duration(setting: &'static str, text: Option<&str>, default: &str, least_seco
     Ok(duration)
 }
 
+/// Where the kubelet puts a pod's service account.
+const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+
+fn kubernetes(text: Option<&str>) -> Result<Option<Access>, ConfigError> {
+    match text {
+        Some("off") => Ok(None),
+        Some("in-cluster") => Ok(Some(Access::InCluster)),
+        Some("") => Err(value("kubernetes", "must be in-cluster, the path of a kubeconfig, or off")),
+        Some(path) => {
+            // Read again when it is used; here it is only told early.
+            read(Path::new(path))?;
+            Ok(Some(Access::Kubeconfig(PathBuf::from(path))))
+        }
+        None => {
+            let here = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() && Path::new(SERVICE_ACCOUNT).exists();
+            Ok(here.then_some(Access::InCluster))
+        }
+    }
+}
+
 pub(crate) fn log_format(text: Option<&str>) -> Result<LogFormat, ConfigError> {
     match text {
         Some("text") => Ok(LogFormat::Text),
@@ -383,6 +419,11 @@ impl Settings {
             Sampling::of_share(settings.request_sampling.unwrap_or(1.0)).ok_or_else(|| value("request-sampling", "must be from 0 to 1"))?;
         let rollup_interval = duration("rollup-interval", settings.rollup_interval.as_deref(), "60s", 1)?;
         let rollup_delay = duration("rollup-delay", settings.rollup_delay.as_deref(), "15m", 0)?;
+        let kubernetes = kubernetes(settings.kubernetes.as_deref())?;
+        let kubelet_interval = match settings.kubelet_interval.as_deref() {
+            Some("off") => None,
+            text => Some(duration("kubelet-interval", text, "15s", 5)?),
+        };
         let http_listen = address("http-listen", settings.http_listen, "127.0.0.1:9880")?;
         Ok(Config {
             clickhouse,
@@ -396,13 +437,16 @@ impl Settings {
             rollup_delay,
             rules,
             evaluation_interval: Duration::from_nanos(interval),
+            kubernetes,
+            kubelet_interval,
+            kubelet_insecure_tls: settings.kubelet_insecure_tls.unwrap_or(false),
             external_url: settings.external_url.unwrap_or_else(|| format!("http://{http_listen}")),
             log_format,
             log: settings.log.unwrap_or_else(|| "info".to_owned()),
         })
     }
 
-    fn clickhouse(&self) -> Result<Access, ConfigError> {
+    fn clickhouse(&self) -> Result<ClickHouseAccess, ConfigError> {
         let url = self.clickhouse_url.clone().unwrap_or_else(|| "http://127.0.0.1:8123".to_owned());
         if !url.starts_with("http://") {
             return Err(value("clickhouse-url", format!("{url:?} does not begin with http://")));
@@ -411,7 +455,7 @@ impl Settings {
         if database.is_empty() {
             return Err(value("clickhouse-database", "must not be empty"));
         }
-        Ok(Access {
+        Ok(ClickHouseAccess {
             url,
             user: self.clickhouse_user.clone().unwrap_or_else(|| "default".to_owned()),
             password: self.clickhouse_password.clone().unwrap_or_default(),
@@ -487,6 +531,8 @@ mod tests {
             (["--request-sampling", "2"], "request-sampling"),
             (["--rollup-interval", "0s"], "rollup-interval"),
             (["--rules", "/does/not/exist"], "/does/not/exist"),
+            (["--kubernetes", "/no/kubeconfig"], "/no/kubeconfig"),
+            (["--kubelet-interval", "1s"], "kubelet-interval"),
         ] {
             let error = settings(&arguments).resolve().unwrap_err().to_string();
             assert!(error.contains(expect), "{error}");

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use podtap_analyzer::app::{self, AppError};
 use podtap_analyzer::config::{self, Command, CommandLine, Config, ConfigCommand, LogFormat, Settings};
+use podtap_analyzer::ingest::kubernetes::Access;
 use podtap_analyzer::inject::manifest::{self, Action, Line};
 use podtap_analyzer::inject::serve::{self, ServeError};
 use podtap_analyzer::inject::settings::{Inject, InjectCommand, Manifests, ServeSettings};
@@ -131,6 +132,11 @@ fn check(settings: Settings) -> Result<(), Exit> {
     println!("data: {} up to {} bytes", config.data_dir.display(), config.data_bytes);
     let rules = &config.rules;
     println!("rules: {}, receivers: {}, evaluated every {:?}", rules.rules.len(), rules.receivers.len(), config.evaluation_interval);
+    match &config.kubernetes {
+        None => println!("kubernetes: not watched"),
+        Some(Access::InCluster) => println!("kubernetes: the cluster of this pod, kubelets every {:?}", config.kubelet_interval),
+        Some(Access::Kubeconfig(path)) => println!("kubernetes: {}, kubelets every {:?}", path.display(), config.kubelet_interval),
+    }
     println!("ok");
     Ok(())
 }

@@ -15,6 +15,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::ingest::block::UNDECODABLE;
+use crate::ingest::cadvisor::SCRAPE_FAILURES;
+use crate::ingest::kubernetes::{Resource, WATCH_FAILURES};
 use crate::notify;
 use crate::store::rollup::Step;
 use crate::store::{Reason, StoreError};
@@ -67,6 +69,8 @@ labels!(LevelLabel { level });
 labels!(NotificationLabel { receiver, outcome });
 labels!(RuleLabel { rule });
 labels!(StepLabel { step });
+labels!(ResourceLabel { resource });
+labels!(WatchLabel { resource, reason });
 
 /// All metrics and the state of the dependencies.
 #[derive(Debug)]
@@ -110,7 +114,131 @@ pub struct Telemetry {
     pub rule_failures: Family<RuleLabel, Counter>,
     /// Notifications by receiver and outcome.
     pub notifications: Family<NotificationLabel, Counter>,
+    kubernetes: KubernetesMetrics,
     dependencies: Mutex<BTreeMap<Dependency, Result<(), String>>>,
+}
+
+/// What the watch of Kubernetes and the reading of kubelets count.
+#[derive(Debug, Default)]
+struct KubernetesMetrics {
+    events: Family<ResourceLabel, Counter>,
+    lists: Family<ResourceLabel, Counter>,
+    watch_failures: Family<WatchLabel, Counter>,
+    lag_seconds: Family<ResourceLabel, Gauge>,
+    objects: Gauge,
+    rows_waiting: Gauge,
+    rows: Counter,
+    dropped: Family<ReasonLabel, Counter>,
+    scrapes: Counter,
+    scrape_failures: Family<ReasonLabel, Counter>,
+    samples: Counter,
+    samples_dropped: Family<ReasonLabel, Counter>,
+}
+
+impl KubernetesMetrics {
+    fn registered(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        registry.register("kubernetes_events", "Objects that were listed, changed or deleted", metrics.events.clone());
+        registry.register(
+            "kubernetes_lists",
+            "Times that everything was listed: at the start, and where a watch was cut",
+            metrics.lists.clone(),
+        );
+        registry.register("kubernetes_watch_failures", "Lists and watches that failed", metrics.watch_failures.clone());
+        registry.register(
+            "kubernetes_watch_lag_seconds",
+            "How long ago the watch was last complete; -1 before",
+            metrics.lag_seconds.clone(),
+        );
+        registry.register("kubernetes_objects", "Pods, services and nodes that are followed", metrics.objects.clone());
+        registry.register("kubernetes_rows_waiting", "Changed owners of addresses that are not stored yet", metrics.rows_waiting.clone());
+        registry.register("kubernetes_rows", "Changed owners of addresses that were stored", metrics.rows.clone());
+        registry.register("kubernetes_dropped", "Objects and rows that were not followed", metrics.dropped.clone());
+        registry.register("kubelet_scrapes", "Times that a kubelet's cAdvisor was read", metrics.scrapes.clone());
+        registry.register("kubelet_scrape_failures", "Times that it could not be read", metrics.scrape_failures.clone());
+        registry.register("kubelet_samples", "Samples of containers that were stored", metrics.samples.clone());
+        registry.register("kubelet_samples_dropped", "Lines and samples that were not stored", metrics.samples_dropped.clone());
+        // An alert on the first of them needs a 0 before it.
+        for resource in Resource::ALL {
+            metrics.events.get_or_create(&resource_label(resource)).inc_by(0);
+            metrics.lists.get_or_create(&resource_label(resource)).inc_by(0);
+            for reason in WATCH_FAILURES {
+                let label = WatchLabel { resource: resource.as_str().to_owned(), reason: reason.to_owned() };
+                metrics.watch_failures.get_or_create(&label).inc_by(0);
+            }
+        }
+        for reason in SCRAPE_FAILURES {
+            metrics.scrape_failures.get_or_create(&ReasonLabel { reason: reason.to_owned() }).inc_by(0);
+        }
+        metrics
+    }
+}
+
+fn resource_label(resource: Resource) -> ResourceLabel {
+    ResourceLabel { resource: resource.as_str().to_owned() }
+}
+
+impl Telemetry {
+    /// Counts an object of a list or watch.
+    pub fn kubernetes_event(&self, resource: Resource) {
+        self.kubernetes.events.get_or_create(&resource_label(resource)).inc();
+    }
+
+    /// Counts a list.
+    pub fn kubernetes_listed(&self, resource: Resource) {
+        self.kubernetes.lists.get_or_create(&resource_label(resource)).inc();
+    }
+
+    /// Counts a list or watch that failed.
+    pub fn kubernetes_watch_failed(&self, resource: Resource, reason: &'static str) {
+        let label = WatchLabel { resource: resource.as_str().to_owned(), reason: reason.to_owned() };
+        self.kubernetes.watch_failures.get_or_create(&label).inc();
+    }
+
+    /// Says how far behind a watch is; `None` before its first list.
+    pub fn kubernetes_lag(&self, resource: Resource, seconds: Option<i64>) {
+        self.kubernetes.lag_seconds.get_or_create(&resource_label(resource)).set(seconds.unwrap_or(-1));
+    }
+
+    /// Says how many objects are followed and how many rows wait.
+    pub fn kubernetes_objects(&self, objects: usize, rows_waiting: usize) {
+        self.kubernetes.objects.set(i64::try_from(objects).unwrap_or(i64::MAX));
+        self.kubernetes.rows_waiting.set(i64::try_from(rows_waiting).unwrap_or(i64::MAX));
+    }
+
+    /// Counts rows that were stored.
+    pub fn kubernetes_rows(&self, rows: usize) {
+        self.kubernetes.rows.inc_by(rows as u64);
+        self.kubernetes.rows_waiting.set(0);
+    }
+
+    /// Counts what is not followed.
+    pub fn kubernetes_dropped(&self, reason: &'static str, count: u64) {
+        self.kubernetes.dropped.get_or_create(&ReasonLabel { reason: reason.to_owned() }).inc_by(count);
+    }
+
+    /// Counts a kubelet that was read, and what of it was no use.
+    pub fn scraped(&self, malformed: u64, overflowed: u64) {
+        self.kubernetes.scrapes.inc();
+        for (reason, count) in [("malformed", malformed), ("too_many", overflowed)] {
+            self.kubernetes.samples_dropped.get_or_create(&ReasonLabel { reason: reason.to_owned() }).inc_by(count);
+        }
+    }
+
+    /// Counts a kubelet that could not be read.
+    pub fn scrape_failed(&self, reason: &'static str) {
+        self.kubernetes.scrape_failures.get_or_create(&ReasonLabel { reason: reason.to_owned() }).inc();
+    }
+
+    /// Counts samples that were stored.
+    pub fn samples_stored(&self, samples: usize) {
+        self.kubernetes.samples.inc_by(samples as u64);
+    }
+
+    /// Counts samples that waited too long for ClickHouse.
+    pub fn samples_dropped(&self, samples: usize) {
+        self.kubernetes.samples_dropped.get_or_create(&ReasonLabel { reason: "store_away".to_owned() }).inc_by(samples as u64);
+    }
 }
 
 impl Telemetry {
@@ -160,6 +288,7 @@ impl Telemetry {
             alarms_open: registered!(Family::default(), "alarms_open", "Open alarms"),
             rule_failures: registered!(Family::default(), "rule_evaluation_failures", "Evaluations of rules that failed"),
             notifications: registered!(Family::default(), "notifications", "Notifications by outcome"),
+            kubernetes: KubernetesMetrics::registered(&mut registry),
             dependencies: Mutex::default(),
             registry,
         };

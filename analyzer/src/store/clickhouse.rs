@@ -23,6 +23,8 @@ use crate::ingest::block::{BlockWrite, CLASSIFICATION, PartitionId, ResumePoint}
 use crate::ingest::marks::{Mark, Marks, SenderBoot};
 use crate::query::{Answer, Question};
 
+mod kubernetes;
+
 /// Bytes that go out at once while rows are being written.
 const CHUNK_BYTES: usize = 1 << 20;
 /// The client does not read tuples with names.

@@ -15,7 +15,7 @@ pub enum Layout {
 }
 
 /// What decides the shard of a row, by table.
-const SHARDING: [(&str, &str); 10] = [
+const SHARDING: [(&str, &str); 13] = [
     ("requests", "cityHash64(topic, incarnation, partition)"),
     ("request_histograms", "cityHash64(topic, incarnation, partition)"),
     ("ingest_blocks", "cityHash64(topic, incarnation, partition)"),
@@ -25,6 +25,9 @@ const SHARDING: [(&str, &str); 10] = [
     ("request_histograms_1d", "cityHash64(service_name)"),
     ("rollup_spans", "cityHash64(step, span)"),
     ("alarms", "cityHash64(id)"),
+    ("address_owners", "cityHash64(address)"),
+    ("address_watches", "cityHash64(kind)"),
+    ("container_samples", "cityHash64(k8s_node_name, k8s_pod_name)"),
     ("schema_migrations", "cityHash64(number)"),
 ];
 

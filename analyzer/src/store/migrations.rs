@@ -20,9 +20,10 @@ pub struct Migration {
 }
 
 /// All files, in order.
-pub const MIGRATIONS: [Migration; 2] = [
+pub const MIGRATIONS: [Migration; 3] = [
     Migration { number: 1, name: "initial", text: include_str!("schema/0001_initial.sql") },
     Migration { number: 2, name: "rollups", text: include_str!("schema/0002_rollups.sql") },
+    Migration { number: 3, name: "kubernetes", text: include_str!("schema/0003_kubernetes.sql") },
 ];
 
 /// A migration that was applied.

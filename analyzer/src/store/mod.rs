@@ -14,6 +14,7 @@ use crate::query::{Answer, Question};
 
 pub mod clickhouse;
 pub mod cluster;
+pub mod kubernetes;
 pub mod migrations;
 pub mod questions;
 pub mod recording;

@@ -20,7 +20,7 @@ const fn kept(name: &'static str, days: u32, meaning: &'static str) -> Kept {
 }
 
 /// All of them.
-pub const KEPT: [Kept; 7] = [
+pub const KEPT: [Kept; 9] = [
     kept("requests", 7, "ordinary requests"),
     kept("kept_requests", 30, "requests that failed or were slow, in the same table"),
     kept("request_histograms", 40, "ten-second rows"),
@@ -28,6 +28,8 @@ pub const KEPT: [Kept; 7] = [
     kept("request_histograms_1h", 400, "hours"),
     kept("request_histograms_1d", 2_000, "days"),
     kept("sidecar_counters", 40, "the sidecars' counters"),
+    kept("address_owners", 40, "who had an address, since it was given back"),
+    kept("container_samples", 14, "what containers used"),
 ];
 
 /// Days by name.
@@ -79,6 +81,12 @@ impl Retention {
                 (ttl, "ttl_only_drop_parts = 0")
             }
             "sidecar_counters" => (format!("toDateTime(time) + toIntervalDay({days})"), "ttl_only_drop_parts = 1"),
+            // One that lasts stays. Merging everything soon keeps a row that is over from going before the one that it replaces.
+            "address_owners" => {
+                let ttl = format!("toDateTime(valid_to) + toIntervalDay({days}) WHERE valid_to < '2099-01-01 00:00:00'");
+                (ttl, "min_age_to_force_merge_seconds = 3600")
+            }
+            "container_samples" => (format!("toDateTime(time) + toIntervalDay({days})"), "ttl_only_drop_parts = 1"),
             _ => (format!("window + toIntervalDay({days})"), "ttl_only_drop_parts = 1"),
         }
     }

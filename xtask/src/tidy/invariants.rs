@@ -21,6 +21,10 @@ const PURE: &[&str] = &[
     "analyzer/src/inject/tuning",
     "analyzer/src/inject/workload",
     "analyzer/src/inject/yaml",
+    "analyzer/src/ingest/kubernetes/intervals",
+    "analyzer/src/ingest/kubernetes/object",
+    "analyzer/src/ingest/cadvisor/samples",
+    "analyzer/src/ingest/cadvisor/text",
 ];
 
 /// Paths that do IO, spawn, read a clock or are random; a prefix up to a path's end or its next `::`.

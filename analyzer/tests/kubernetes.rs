@@ -1,0 +1,372 @@
+//! Who an address belonged to, who called whom, and what containers used, asked as people ask: records as sidecars send them,
+//! intervals as the watch stores them, answers from the embedded engine.
+
+// Helper functions of a test are not test functions to clippy, which lets only those unwrap.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod stage;
+
+use std::net::IpAddr;
+use std::time::SystemTime;
+
+use clickhouse::{Client, Row};
+use podtap_analyzer::ingest::cadvisor::samples::{ContainerSample, Network};
+use podtap_analyzer::ingest::kubernetes::intervals::{Interval, Kind, Workload};
+use podtap_analyzer::store::clickhouse::{Access, ClickHouse};
+use podtap_analyzer::store::cluster::Layout;
+use podtap_analyzer::store::retention::Retention;
+use podtap_wire::proto::Resource;
+use podtap_wire::{BatchBuilder, EncodedBatch, Protocol, RequestRecord, Side, Status};
+use serde::Deserialize;
+use stage::{Bench, Ports, deliver, ready, until};
+
+const SECOND: u64 = 1_000_000_000;
+const MILLISECOND: u64 = 1_000_000;
+
+fn store(url: &str) -> ClickHouse {
+    ClickHouse::new(&Access {
+        url: url.to_owned(),
+        user: "default".to_owned(),
+        password: String::new(),
+        database: "podtap".to_owned(),
+        layout: Layout::Single,
+        retention: Retention::default(),
+    })
+}
+
+fn workload(kind: &str, name: &str) -> Workload {
+    Workload { kind: kind.to_owned(), name: name.to_owned() }
+}
+
+/// Ten minutes ago, at the start of ten seconds.
+fn past() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64;
+    (now / SECOND - 600) / 10 * 10 * SECOND
+}
+
+fn pod(address: &str, owner: &Workload, name: &str, from_ns: u64, to_ns: Option<u64>) -> Interval {
+    let millis = |time: u64| i64::try_from(time / MILLISECOND).unwrap();
+    Interval {
+        address: address.parse().unwrap(),
+        kind: Kind::Pod,
+        uid: format!("uid-{name}"),
+        ordinal: 0,
+        namespace: "shop".to_owned(),
+        name: name.to_owned(),
+        workload: owner.clone(),
+        node: "node1".to_owned(),
+        backends: Vec::new(),
+        from: millis(from_ns),
+        to: to_ns.map(millis),
+    }
+}
+
+fn service(address: &str, name: &str, backends: &[Workload], from_ns: u64) -> Interval {
+    let of_pod = pod(address, &Workload::default(), name, from_ns, None);
+    Interval { kind: Kind::Service, node: String::new(), backends: backends.to_vec(), ..of_pod }
+}
+
+/// A sidecar that sends what it saw in one batch.
+struct Sidecar {
+    name: &'static str,
+    workload: &'static str,
+    address: IpAddr,
+    builder: BatchBuilder,
+    sequence: u64,
+}
+
+impl Sidecar {
+    fn new(number: u64, name: &'static str, workload: &'static str, address: &str) -> Self {
+        let resource = Resource {
+            k8s_namespace_name: "shop".to_owned(),
+            k8s_pod_name: name.to_owned(),
+            k8s_pod_uid: format!("uid-{name}"),
+            k8s_node_name: "node1".to_owned(),
+            k8s_workload_kind: "Deployment".to_owned(),
+            k8s_workload_name: workload.to_owned(),
+        };
+        let builder = BatchBuilder::new(name.to_owned(), [number as u8; 16], resource);
+        Self { name, workload, address: address.parse().unwrap(), builder, sequence: number }
+    }
+
+    fn saw(&mut self, side: Side, time: u64, other: &str, numbers: Option<(u64, u64)>, status: Status) {
+        let other: IpAddr = other.parse().unwrap();
+        let (client, server) = if side == Side::Client { (self.address, other) } else { (other, self.address) };
+        let service = format!("shop/{}", self.workload);
+        self.builder.push(&RequestRecord {
+            timestamp: time,
+            network_protocol_name: Protocol::Http,
+            client_address: client,
+            server_address: server,
+            server_port: 8_080,
+            service_name: &service,
+            side,
+            status,
+            tcp_request_sequence: numbers.map(|(request, _)| request),
+            tcp_response_sequence: numbers.map(|(_, response)| response),
+            http_request_method: "GET",
+            url_template: "/items",
+            time_to_last_byte_ns: Some(5 * MILLISECOND),
+            k8s_pod_name: self.name,
+            ..RequestRecord::default()
+        });
+    }
+
+    fn batch(self, now: u64) -> EncodedBatch {
+        let mut builder = self.builder;
+        builder.finish(self.sequence, now, Vec::new())
+    }
+}
+
+#[derive(Debug, Row, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+struct Line {
+    from: String,
+    to: String,
+    requests: u64,
+    errors: u64,
+    more: u64,
+}
+
+fn line(from: &str, to: &str, requests: u64, errors: u64, more: u64) -> Line {
+    Line { from: from.to_owned(), to: to.to_owned(), requests, errors, more }
+}
+
+async fn lines(client: &Client, sql: &str) -> Vec<Line> {
+    let mut lines = client.query_raw(sql).fetch_all::<Line>().await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    lines.sort();
+    lines
+}
+
+async fn number(client: &Client, sql: &str) -> u64 {
+    client.query_raw(sql).fetch_one::<u64>().await.unwrap_or_else(|error| panic!("{sql}: {error}"))
+}
+
+const BACK_SERVICE: &str = "10.96.0.10";
+const MIXED_SERVICE: &str = "10.96.0.11";
+const REUSED: &str = "10.244.3.3";
+const DATABASE: &str = "10.244.2.2";
+
+fn owners(past: u64) -> Vec<Interval> {
+    let before = past - 3_600 * SECOND;
+    let (front, back) = (workload("Deployment", "front"), workload("Deployment", "back"));
+    let database = workload("StatefulSet", "db");
+    let (first, second) = (workload("Deployment", "first"), workload("Deployment", "second"));
+    vec![
+        pod("10.244.0.5", &front, "front-1", before, None),
+        pod("10.244.1.7", &back, "back-1", before, None),
+        pod(DATABASE, &database, "db-0", before, None),
+        // Used again at once: nobody's for the second in which it changed hands.
+        pod(REUSED, &first, "first-1", before, Some(past + 104 * SECOND)),
+        pod(REUSED, &second, "second-1", past + 105 * SECOND, None),
+        service(BACK_SERVICE, "back", std::slice::from_ref(&back), before),
+        service(MIXED_SERVICE, "mixed", &[back, workload("Deployment", "other")], before),
+    ]
+}
+
+/// What both sidecars saw.
+fn traffic(past: u64) -> [EncodedBatch; 2] {
+    let mut front = Sidecar::new(1, "front-1", "front", "10.244.0.5");
+    let mut back = Sidecar::new(2, "back-1", "back", "10.244.1.7");
+    let (to_back, to_front) = (BACK_SERVICE, "10.244.0.5");
+    for number in 0..1_000u64 {
+        let (time, numbers) = (past + number * 50 * MILLISECOND, Some((number * 4_001, number * 7_001)));
+        let status = if number % 100 == 0 { Status::ServerError } else { Status::Ok };
+        // The clocks of the nodes are two seconds apart.
+        front.saw(Side::Client, time + 2 * SECOND, to_back, numbers, status);
+        back.saw(Side::Server, time, to_front, numbers, status);
+    }
+    for number in 0..50u64 {
+        front.saw(Side::Client, past + number * SECOND, to_back, Some((4_000_000_000 + number, 1)), Status::Ok);
+    }
+    for number in 0..30u64 {
+        back.saw(Side::Server, past + number * SECOND, to_front, Some((4_100_000_000 + number, 1)), Status::Ok);
+    }
+    // The same numbers again a minute later are another exchange; without numbers nothing is joined.
+    front.saw(Side::Client, past + 60 * SECOND, to_back, Some((4_200_000_000, 9)), Status::Ok);
+    back.saw(Side::Server, past + 120 * SECOND, to_front, Some((4_200_000_000, 9)), Status::Ok);
+    front.saw(Side::Client, past + 61 * SECOND, to_back, None, Status::NoResponse);
+    back.saw(Side::Server, past + 61 * SECOND, to_front, None, Status::NoResponse);
+    for number in 0..200u64 {
+        back.saw(Side::Client, past + number * 100 * MILLISECOND, DATABASE, Some((number * 1_000 + 5, 5)), Status::Ok);
+    }
+    for number in 0..20u64 {
+        front.saw(Side::Client, past + 80 * SECOND + number * SECOND, REUSED, Some((number + 1_000_000, 3)), Status::Ok);
+    }
+    // Within the ten seconds in which the address changed hands, on both sides of it.
+    for number in [101, 102, 106, 107, 108] {
+        front.saw(Side::Client, past + number * SECOND, REUSED, Some((number + 2_000_000, 3)), Status::Ok);
+    }
+    for number in 0..30u64 {
+        front.saw(Side::Client, past + 150 * SECOND + number * SECOND, REUSED, Some((number + 3_000_000, 3)), Status::ServerError);
+    }
+    for number in 0..5u64 {
+        front.saw(Side::Both, past + number * SECOND, "10.244.0.5", Some((number + 5_000_000, 3)), Status::Ok);
+    }
+    for number in 0..7u64 {
+        front.saw(Side::Client, past + number * SECOND, "2001:db8::1", Some((number + 6_000_000, 3)), Status::Ok);
+    }
+    for number in 0..3u64 {
+        front.saw(Side::Client, past + number * SECOND, MIXED_SERVICE, Some((number + 7_000_000, 3)), Status::Ok);
+    }
+    let now = past + 600 * SECOND;
+    [front.batch(now), back.batch(now)]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_are_counted_once_and_named_by_who_had_the_address_then() {
+    let mut bench = Bench::new("kubernetes");
+    let url = bench.clickhouse();
+    let ports = Ports::free();
+    let client = Client::default().with_url(&url).with_database("podtap");
+    bench.analyzer(&url, &ports, &["--kubernetes=off"]);
+    ready(&ports).await;
+    let past = past();
+    store(&url).write_owners(owners(past).iter()).await.unwrap();
+    deliver(&ports, &traffic(past)).await.expect("acknowledged");
+    let total = 2_000 + 50 + 30 + 4 + 200 + 20 + 5 + 30 + 5 + 7 + 3;
+    until("everything is stored", async || (number(&client, "SELECT sum(count) FROM red").await == total).then_some(())).await;
+    let period = format!("from = toDateTime({}, 'UTC'), to = toDateTime({}, 'UTC')", past / SECOND, past / SECOND + 600);
+
+    // 1,000 were seen at both ends, 52 at the client's only, 32 at the server's only.
+    let calls = format!("SELECT client AS from, server AS to, requests, errors, seen_at_both_ends AS more FROM calls({period})");
+    assert_eq!(
+        lines(&client, &calls).await,
+        [
+            line("shop/back", "shop/db", 200, 0, 0),
+            line("shop/front", "[2001:db8::1]:8080", 7, 0, 0),
+            line("shop/front", "shop/back", 1_084, 12, 1_000),
+            line("shop/front", "shop/first", 22, 0, 0),
+            line("shop/front", "shop/front", 5, 0, 0),
+            line("shop/front", "shop/mixed", 3, 0, 0),
+            line("shop/front", "shop/second", 33, 30, 0),
+        ]
+    );
+    let services = format!("SELECT toUInt64(called_services = ['shop/back']) FROM calls({period}) WHERE server = 'shop/back'");
+    assert_eq!(number(&client, &services).await, 1, "it was called by the service's address");
+    let kinds = format!(
+        "SELECT server AS from, server_k8s_workload_kind AS to, requests, errors, 0::UInt64 AS more FROM calls({period}) \
+         WHERE requests IN (3, 200)"
+    );
+    assert_eq!(lines(&client, &kinds).await, [line("shop/db", "StatefulSet", 200, 0, 0), line("shop/mixed", "Service", 3, 0, 0)]);
+    let buckets = format!("SELECT arraySum(mapValues(sumMap(time_to_last_byte_ns_buckets))) FROM calls({period})");
+    assert_eq!(number(&client, &buckets).await, 1_084 + 200 + 7 + 22 + 5 + 3 + 33);
+    // Periods that follow each other share nothing and lose nothing, also where the ends' clocks lie on either side.
+    let mut parts = 0;
+    for start in (0..600).step_by(7) {
+        let (from, to) = (past / SECOND + start, past / SECOND + (start + 7).min(600));
+        let sql = format!("SELECT count() FROM exchanges(from = toDateTime({from}, 'UTC'), to = toDateTime({to}, 'UTC'))");
+        parts += number(&client, &sql).await;
+    }
+    assert_eq!(parts, 1_084 + 200 + 7 + 22 + 5 + 3 + 33);
+
+    // A workload's own server side counts; what callers saw only where it has none. `more`: whose side it is.
+    let workloads = format!(
+        "SELECT workload AS from, k8s_workload_kind AS to, requests, errors, toUInt64(counted_at = 'client') AS more \
+         FROM workloads({period})"
+    );
+    assert_eq!(
+        lines(&client, &workloads).await,
+        [
+            line("[2001:db8::1]:8080", "", 7, 0, 1),
+            line("shop/back", "Deployment", 1_032, 11, 0),
+            line("shop/db", "StatefulSet", 200, 0, 1),
+            line("shop/first", "Deployment", 22, 0, 1),
+            line("shop/front", "Deployment", 5, 0, 0),
+            line("shop/second", "Deployment", 33, 30, 1),
+        ]
+    );
+    let ambiguous = format!("SELECT toUInt64(sum(count)) FROM red_named({period}) WHERE changed_hands");
+    assert_eq!(number(&client, &ambiguous).await, 5, "a window with two owners names none of them");
+    let named =
+        format!("SELECT count() FROM requests_named({period}) WHERE peer = 'shop/second' AND peer_k8s_workload_kind = 'Deployment'");
+    assert_eq!(number(&client, &named).await, 33);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_watch_stores_it_reads_back() {
+    let mut bench = Bench::new("kubernetes-owners");
+    let url = bench.clickhouse();
+    bench.command(&url, &["migrate"]);
+    let store = store(&url);
+    let past = past();
+    let now = i64::try_from(past / MILLISECOND).unwrap() + 600_000;
+    let mut stored = owners(past);
+    stored[4].ordinal = 3;
+    store.write_owners(stored.iter()).await.unwrap();
+    // Closed: its row replaces the open one. Closed long ago: no longer of interest to the watch.
+    stored[0].to = Some(now - 1_000);
+    let mut old = pod("10.244.9.9", &workload("Job", "old"), "old", past - 90_000 * SECOND, Some(past - 80_000 * SECOND));
+    old.uid = "old".to_owned();
+    store.write_owners([&stored[0], &old].into_iter()).await.unwrap();
+    store.write_complete_to(&[(Kind::Pod, now - 20_000), (Kind::Node, now - 30_000)]).await.unwrap();
+    store.write_complete_to(&[(Kind::Pod, now - 5_000)]).await.unwrap();
+    let mut read = store.owners().await.unwrap();
+    let key = |interval: &Interval| (interval.address, interval.uid.clone());
+    read.intervals.sort_by_key(key);
+    stored.sort_by_key(key);
+    assert_eq!(read.intervals, stored);
+    assert_eq!((read.complete_to[&Kind::Pod], read.complete_to[&Kind::Node], read.unreadable), (now - 5_000, now - 30_000, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn counters_that_begin_anew_are_restarts() {
+    let mut bench = Bench::new("kubernetes-usage");
+    let url = bench.clickhouse();
+    bench.command(&url, &["migrate"]);
+    let past = past();
+    let sample = |seconds: u64, id: &str, start: f64, cpu: f64, received: u64| ContainerSample {
+        time_ms: i64::try_from(past / MILLISECOND + seconds * 1_000).unwrap(),
+        node: "node1".to_owned(),
+        namespace: "shop".to_owned(),
+        workload: workload("Deployment", "back"),
+        pod: "back-1".to_owned(),
+        pod_uid: "uid-back-1".to_owned(),
+        container: "app".to_owned(),
+        container_id: id.to_owned(),
+        start_time_seconds: start,
+        cpu_usage_seconds: cpu,
+        network: Network { receive_bytes: received, ..Network::default() },
+        ..ContainerSample::default()
+    };
+    let samples = [
+        sample(0, "a", 1.0, 100.0, 1_000),
+        sample(10, "a", 1.0, 105.0, 3_000),
+        // Told again: the same sample once.
+        sample(10, "a", 1.0, 105.0, 3_000),
+        sample(20, "a", 1.0, 110.0, 3_000),
+        // Another container, whose counter is already higher; then a start anew; then a counter that is smaller.
+        sample(30, "b", 25.0, 120.0, 10),
+        sample(40, "b", 35.0, 130.0, 20),
+        sample(50, "b", 35.0, 4.0, 30),
+        sample(60, "b", 35.0, 5.0, 40),
+    ];
+    store(&url).write_samples(&samples).await.unwrap();
+    #[derive(Debug, Row, Deserialize, PartialEq)]
+    struct Usage {
+        at: u64,
+        restarted: u8,
+        cpu: f64,
+        received: f64,
+    }
+    let client = Client::default().with_url(&url).with_database("podtap");
+    let (from, to) = (past / SECOND + 5, past / SECOND + 100);
+    let sql = format!(
+        "SELECT toUInt64(toUnixTimestamp(time) - {}) AS at, toUInt8(restarted) AS restarted, cpu_cores AS cpu, \
+         network_receive_bytes_per_second AS received \
+         FROM container_usage(from = toDateTime({from}, 'UTC'), to = toDateTime({to}, 'UTC')) ORDER BY time",
+        past / SECOND
+    );
+    let rows = client.query_raw(&sql).fetch_all::<Usage>().await.unwrap();
+    let usage = |at, restarted, cpu, received| Usage { at, restarted, cpu, received };
+    assert_eq!(
+        rows,
+        [
+            usage(10, 0, 0.5, 200.0),
+            usage(20, 0, 0.5, 0.0),
+            usage(30, 1, 12.0, 1.0),
+            usage(40, 1, 13.0, 2.0),
+            usage(50, 1, 0.4, 3.0),
+            usage(60, 0, 0.1, 1.0),
+        ]
+    );
+}
