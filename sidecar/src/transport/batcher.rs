@@ -1,5 +1,6 @@
 //! Collects records into batches and says when one is due. Reads no clock: `now` is an argument.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use podtap_wire::proto::{CounterSample, Resource};
@@ -24,6 +25,30 @@ impl Default for Limits {
     }
 }
 
+/// How often all counters travel, so that what was in a lost batch is made good.
+const ALL_COUNTERS_NS: u64 = 10_000_000_000;
+
+/// Which counters travel with a batch: those that changed since the one before, and every ten seconds all of them.
+#[derive(Debug, Default)]
+struct ChangedCounters {
+    sent: BTreeMap<(String, String), u64>,
+    all_at_ns: Option<u64>,
+}
+
+impl ChangedCounters {
+    fn of(&mut self, mut counters: Vec<CounterSample>, closed_at_ns: u64) -> Vec<CounterSample> {
+        if self.all_at_ns.is_none_or(|at| closed_at_ns.abs_diff(at) >= ALL_COUNTERS_NS) {
+            self.all_at_ns = Some(closed_at_ns);
+            self.sent.clear();
+        }
+        counters.retain(|sample| {
+            let before = self.sent.insert((sample.name.clone(), sample.reason.clone()), sample.value);
+            before != Some(sample.value)
+        });
+        counters
+    }
+}
+
 /// The batch that is being filled.
 pub struct Batcher {
     builder: BatchBuilder,
@@ -31,12 +56,14 @@ pub struct Batcher {
     sequence: u64,
     limits: Limits,
     opened: Option<Instant>,
+    counters: ChangedCounters,
 }
 
 impl Batcher {
     /// A batcher of one boot; its batches are numbered from 1 without holes.
     pub fn new(sender_id: String, boot: [u8; 16], resource: Resource, limits: Limits) -> Self {
-        Self { builder: BatchBuilder::new(sender_id, boot, resource), boot, sequence: 0, limits, opened: None }
+        let builder = BatchBuilder::new(sender_id, boot, resource);
+        Self { builder, boot, sequence: 0, limits, opened: None, counters: ChangedCounters::default() }
     }
 
     /// Adds a record.
@@ -56,13 +83,14 @@ impl Batcher {
         self.opened.map(|opened| opened + self.limits.age)
     }
 
-    /// Closes the batch; `None` if it is empty.
+    /// Closes the batch; `None` if it is empty. Of all counters it takes those that have to travel with it.
     pub fn close(&mut self, closed_at_ns: u64, counters: Vec<CounterSample>) -> Option<Batch> {
         if self.builder.rows() == 0 {
             return None;
         }
         self.opened = None;
         self.sequence += 1;
+        let counters = self.counters.of(counters, closed_at_ns);
         let encoded = self.builder.finish(self.sequence, closed_at_ns, counters);
         let id = BatchId { boot: self.boot, sequence: encoded.sequence };
         Some(Batch { id, rows: encoded.rows, bytes: encoded.bytes.into() })
@@ -73,6 +101,18 @@ impl Batcher {
 mod tests {
     use super::*;
     use podtap_wire::DecodedBatch;
+
+    #[test]
+    fn counters_travel_when_they_changed_and_now_and_then_all_of_them() {
+        let sample = |name: &str, value| CounterSample { name: name.to_owned(), reason: String::new(), value };
+        let mut counters = ChangedCounters::default();
+        let mut of = |a, b, at_ns| counters.of(vec![sample("a", a), sample("b", b)], at_ns).len();
+        assert_eq!(of(1, 5, 1_000), 2, "the first batch of a boot has all");
+        assert_eq!(of(2, 5, 2_000), 1);
+        assert_eq!(of(2, 5, 3_000), 0);
+        assert_eq!(of(2, 5, 1_000 + ALL_COUNTERS_NS), 2);
+        assert_eq!(of(2, 6, 1_001 + ALL_COUNTERS_NS), 1);
+    }
 
     #[test]
     fn closes_by_rows_and_by_age_and_numbers_without_holes() {
