@@ -4,7 +4,7 @@
 //! read ten-second rows. What is computed, and why it may be computed twice, is in `store::rollup`.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
@@ -12,6 +12,9 @@ use crate::store::StoreError;
 use crate::store::clickhouse::{ClickHouse, RolledUp};
 use crate::store::rollup::{Bounds, Step};
 use crate::telemetry::{StepLabel, Telemetry};
+
+/// How often manifests beyond their retention are looked for.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(3_600);
 
 /// Computes roll-ups until stopped.
 pub struct Rollups {
@@ -31,22 +34,41 @@ fn now_seconds() -> u64 {
 
 /// Everything that is due, the running hour included.
 pub async fn everything(clickhouse: &ClickHouse) -> Result<RolledUp, StoreError> {
-    clickhouse.roll_up(&Bounds::everything(now_seconds(), clickhouse.histogram_days())).await
+    clickhouse.roll_up(&Bounds::everything(now_seconds(), clickhouse.kept_days())).await
 }
 
 impl Rollups {
     /// Runs until told to stop.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
+        let mut pruned: Option<Instant> = None;
         loop {
             tokio::select! {
                 () = tokio::time::sleep(self.interval) => {}
                 _ = stop.wait_for(|stop| *stop) => return,
             }
-            let bounds = Bounds::of(now_seconds(), self.delay.as_secs(), self.clickhouse.histogram_days());
+            let bounds = Bounds::of(now_seconds(), self.delay.as_secs(), self.clickhouse.kept_days());
             tokio::select! {
                 rolled = self.clickhouse.roll_up(&bounds) => self.note(rolled),
                 // What is half computed does not count and is computed again.
                 _ = stop.wait_for(|stop| *stop) => return,
+            }
+            if pruned.is_none_or(|at| at.elapsed() >= PRUNE_INTERVAL) {
+                pruned = Some(Instant::now());
+                tokio::select! {
+                    outcome = self.clickhouse.prune_manifests(now_seconds()) => self.note_pruned(outcome),
+                    _ = stop.wait_for(|stop| *stop) => return,
+                }
+            }
+        }
+    }
+
+    fn note_pruned(&self, outcome: Result<u64, StoreError>) {
+        match outcome {
+            Ok(0) => {}
+            Ok(partitions) => tracing::info!(partitions, "removed manifests that are older than their retention"),
+            Err(error) => {
+                self.telemetry.store_error(&error);
+                tracing::warn!(%error, "cannot remove old manifests; tried again in an hour");
             }
         }
     }

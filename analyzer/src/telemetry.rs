@@ -87,6 +87,9 @@ pub struct Telemetry {
     pub clamped_records: Counter,
     /// Records in an overflow series.
     pub overflowed_records: Counter,
+    /// Records that began more than five minutes before their message.
+    pub late_records: Counter,
+    pending_bytes: Family<TransportLabel, Gauge>,
     /// Ordinary requests that sampling left out of `requests`.
     pub sampled_requests: Counter,
     /// Messages that the log had dropped before they were read.
@@ -266,6 +269,16 @@ impl Telemetry {
             undecodable: registered!(Family::default(), "ingest_undecodable", "Messages that are no batch"),
             clamped_records: registered!(Counter::default(), "ingest_clamped_records", "Records with an impossible time"),
             overflowed_records: registered!(Counter::default(), "ingest_overflowed_records", "Records counted in an overflow series"),
+            late_records: registered!(
+                Counter::default(),
+                "ingest_late_records",
+                "Records that began more than five minutes before their message"
+            ),
+            pending_bytes: registered!(
+                Family::default(),
+                "ingest_pending_bytes",
+                "What was read and is not stored yet, in memory, roughly; from 134217728 on the log is not read"
+            ),
             sampled_requests: registered!(
                 Counter::default(),
                 "ingest_sampled_requests",
@@ -318,6 +331,12 @@ impl Telemetry {
     /// Counts a batch.
     pub fn ingested(&self, transport: &'static str, records: u64) {
         self.ingested_batches(transport, 1, records);
+    }
+
+    /// Says what is in memory and not stored yet.
+    pub fn set_pending(&self, transport: &'static str, bytes: usize) {
+        let label = TransportLabel { transport: transport.to_owned() };
+        self.pending_bytes.get_or_create(&label).set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// Counts a message that is no batch.

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 
 use clickhouse::{Client, Row};
 use podtap_analyzer::store::migrations::{MIGRATIONS, preamble};
+use podtap_analyzer::store::views::VIEWS;
 use podtap_wire::proto::{CounterSample, Resource};
 use podtap_wire::{BatchBuilder, EncodedBatch, Protocol, RequestRecord, Side, Status};
 use serde::Deserialize;
@@ -273,6 +274,41 @@ async fn a_directory_of_the_first_schema_is_brought_up_to_date() {
     bench.analyzer(&url, &ports, &[]);
     ready(&ports).await;
     all_steps_agree(&client, 2_020, "after another start").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_manifests_are_removed_but_the_youngest_of_each_partition() {
+    let mut bench = Bench::new("manifests");
+    let url = bench.clickhouse();
+    bench.command(&url, &["migrate"]);
+    let client = Client::default().with_url(&url).with_database("podtap");
+    let written = "INSERT INTO ingest_blocks \
+                   (topic, incarnation, partition, block, block_end, version, complete, received, last_message_time) \
+                   SELECT 'silent', 'x', number % 2, intDiv(number, 2) * 2000, intDiv(number, 2) * 2000 + 2000, 1, number < 8, \
+                   [('s', lower(hex(toFixedString('boot-of-a-sender', 16))), number + 1, number + 1)], \
+                   now64(9) - toIntervalDay(100 - number) FROM numbers(10)";
+    client.query_raw(written).execute().await.unwrap();
+    let ports = Ports::free();
+    bench.analyzer(&url, &ports, &["--rollup-interval=1s"]);
+    until("they are removed", async || (number(&client, "SELECT count() FROM ingest_blocks FINAL").await == 4).then_some(())).await;
+    let left = "SELECT count() FROM ingest_blocks FINAL WHERE (complete = 1 AND block = 6000) OR (complete = 0 AND block = 8000)";
+    assert_eq!(number(&client, left).await, 4, "the youngest complete one, from which reading goes on, and the open one");
+    assert_eq!(number(&client, "SELECT toUInt64(missing) FROM sender_sequences").await, 0, "what is removed is not missing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn views_have_the_columns_that_the_documentation_says() {
+    let mut bench = Bench::new("views");
+    let url = bench.clickhouse();
+    bench.command(&url, &["migrate"]);
+    for (view, question, columns) in VIEWS {
+        let sql = format!("DESCRIBE (SELECT * FROM {question}) FORMAT TSV");
+        let answer = reqwest::Client::new().post(format!("{url}/?database=podtap")).body(sql).send().await.unwrap();
+        let text = answer.text().await.unwrap();
+        let found: Vec<_> = text.lines().map(|line| line.split('\t').take(2).collect::<Vec<_>>().join(" ")).collect();
+        let expect: Vec<_> = columns.iter().map(|(name, kind, _, _)| format!("{name} {kind}")).collect();
+        assert_eq!(found, expect, "{view}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

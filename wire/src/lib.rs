@@ -8,7 +8,7 @@ pub mod histogram;
 pub mod record;
 
 pub use batch::{BatchBuilder, DecodeError, DecodedBatch, EncodedBatch};
-pub use record::{Completeness, FIELDS, Field, Protocol, RequestRecord, Scope, Side, SourceKind, Status, Transport, Value};
+pub use record::{Completeness, FIELDS, Field, Protocol, RequestRecord, Scope, Side, SourceKind, Status, Transport, Value, opentelemetry};
 
 /// The commit that the programs were built from, 12 hexadecimal digits, or `unknown`.
 pub const REVISION: &str = env!("PODTAP_REVISION");

@@ -117,7 +117,7 @@ pub enum Scope {
 /// One row of the table of names.
 #[derive(Clone, Copy, Debug)]
 pub struct Field {
-    /// Name in JSON, SQL and the .proto; with dots for underscores the OpenTelemetry attribute.
+    /// Name in JSON, SQL and the .proto; [`opentelemetry`] says which attribute it is.
     pub name: &'static str,
     /// Where it is carried.
     pub scope: Scope,
@@ -127,6 +127,62 @@ pub struct Field {
     pub clickhouse_type: &'static str,
     /// One sentence for the documentation.
     pub meaning: &'static str,
+}
+
+/// OpenTelemetry attributes (semantic conventions 1.3x) whose name is not ours with dots for underscores.
+const OTHER_ATTRIBUTES: [(&str, &str); 9] = [
+    ("tls_server_name", "tls.client.server_name"),
+    ("tls_alpn", "tls.next_protocol"),
+    ("tls_version", "tls.protocol.version"),
+    ("user_agent_original", "user_agent.original"),
+    ("http_request_content_type", "http.request.header.content-type"),
+    ("http_response_content_type", "http.response.header.content-type"),
+    ("db_response_status_code", "db.response.status_code"),
+    ("http_response_status_code", "http.response.status_code"),
+    ("db_response_returned_rows", "db.response.returned_rows"),
+];
+
+/// Names that are ours with dots for underscores.
+const SAME_ATTRIBUTES: [&str; 31] = [
+    "network_protocol_name",
+    "network_protocol_version",
+    "network_transport",
+    "client_address",
+    "client_port",
+    "server_address",
+    "server_port",
+    "service_name",
+    "k8s_namespace_name",
+    "k8s_pod_name",
+    "k8s_pod_uid",
+    "k8s_node_name",
+    "k8s_container_name",
+    "process_pid",
+    "process_executable_name",
+    "container_id",
+    "error_type",
+    "http_request_method",
+    "url_path",
+    "url_query",
+    "url_template",
+    "http_request_header_host",
+    "http_request_body_size",
+    "http_response_body_size",
+    "db_system_name",
+    "db_namespace",
+    "db_operation_name",
+    "db_query_text",
+    "db_query_summary",
+    "dns_question_name",
+    "db_query_parameters",
+];
+
+/// The OpenTelemetry attribute that a column stands for; `None` where OpenTelemetry has none.
+pub fn opentelemetry(column: &str) -> Option<String> {
+    let other = OTHER_ATTRIBUTES.iter().find(|(name, _)| *name == column).map(|(_, attribute)| (*attribute).to_owned());
+    let same = || SAME_ATTRIBUTES.contains(&column).then(|| column.replace('_', "."));
+    // One attribute a parameter.
+    if column == "db_query_parameters" { Some("db.query.parameter.<key>".to_owned()) } else { other.or_else(same) }
 }
 
 macro_rules! field_type {
@@ -309,6 +365,17 @@ mod tests {
             assert_eq!(protocol.as_str().parse(), Ok(*protocol));
         }
         assert_eq!("no such".parse::<Side>(), Err(UnknownName("no such".to_owned())));
+    }
+
+    #[test]
+    fn attributes_belong_to_fields() {
+        let names = SAME_ATTRIBUTES.into_iter().chain(OTHER_ATTRIBUTES.map(|(name, _)| name));
+        for name in names {
+            assert!(FIELDS.iter().any(|field| field.name == name), "{name}");
+        }
+        assert_eq!(opentelemetry("http_request_method").as_deref(), Some("http.request.method"));
+        assert_eq!(opentelemetry("tls_alpn").as_deref(), Some("tls.next_protocol"));
+        assert_eq!(opentelemetry("exchange_index"), None);
     }
 
     #[test]

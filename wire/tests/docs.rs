@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use podtap_wire::FIELDS;
+use podtap_wire::{FIELDS, opentelemetry};
 
 const BEGIN: &str = "<!-- columns of requests, made from wire/src/record.rs -->\n";
 const END: &str = "<!-- end of columns -->\n";
@@ -12,9 +12,10 @@ const END: &str = "<!-- end of columns -->\n";
 fn the_schema_page_lists_every_column() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/schema.md");
     let page = std::fs::read_to_string(&path).unwrap();
-    let mut table = String::from("| column | type | unit | meaning |\n|---|---|---|---|\n");
+    let mut table = String::from("| column | type | unit | meaning | OpenTelemetry |\n|---|---|---|---|---|\n");
     for field in FIELDS {
-        writeln!(table, "| `{}` | {} | {} | {} |", field.name, field.clickhouse_type, field.unit, field.meaning).unwrap();
+        let attribute = opentelemetry(field.name).map(|name| format!("`{name}`")).unwrap_or_default();
+        writeln!(table, "| `{}` | {} | {} | {} | {attribute} |", field.name, field.clickhouse_type, field.unit, field.meaning).unwrap();
     }
     let (before, rest) = page.split_once(BEGIN).expect("docs/schema.md has the mark before its columns");
     let (found, after) = rest.split_once(END).expect("docs/schema.md has the mark behind its columns");

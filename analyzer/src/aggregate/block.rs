@@ -87,6 +87,8 @@ pub struct Added {
     pub clamped: Vec<u32>,
     /// Records that went to an overflow series.
     pub overflowed: u64,
+    /// Records that came late; see [`window::LATE_NS`].
+    pub late: u64,
     /// What becomes of each record as a row of its own.
     pub fates: Vec<Fate>,
 }
@@ -115,6 +117,7 @@ impl BlockAggregate {
                 added.clamped.push(number as u32);
                 timestamp_ns = message_time_ns;
             }
+            added.late += u64::from(window::is_late(timestamp_ns, message_time_ns));
             let (series, overflowed) = self.count(&record, resource, window::start(timestamp_ns));
             added.overflowed += u64::from(overflowed);
             let series = series as usize;
@@ -235,6 +238,8 @@ mod tests {
             NOW,
             Sampling::default(),
         );
+        assert_eq!(aggregate.hours().count(), 1);
+        assert_eq!(BlockAggregate::default().add(&batch([record(NOW - 301 * second, "/a")]), NOW, Sampling::default()).late, 1);
         let mut rows: Vec<_> =
             aggregate.take_changed().into_iter().map(|row| (row.key.endpoint.clone(), row.window, row.figures.count)).collect();
         rows.sort();

@@ -10,6 +10,9 @@ pub const WINDOW_SECONDS: u32 = 10;
 /// less, and moving those records would only blur the order of both ends' records.
 pub const CLOCK_TOLERANCE_NS: u64 = 5_000_000_000;
 
+/// A record that began longer than this before its message is counted as late; it counts in its own window like any other.
+pub const LATE_NS: u64 = 300_000_000_000;
+
 const NANOSECONDS: u64 = 1_000_000_000;
 const DAY_SECONDS: u64 = 86_400;
 
@@ -22,6 +25,11 @@ pub fn start(timestamp_ns: u64) -> u32 {
 /// Number of the day that holds `timestamp_ns`.
 pub fn day(timestamp_ns: u64) -> u32 {
     (timestamp_ns / NANOSECONDS / DAY_SECONDS) as u32
+}
+
+/// True if a record comes late: its sidecar could not deliver, or its exchange took long.
+pub fn is_late(timestamp_ns: u64, message_time_ns: u64) -> bool {
+    timestamp_ns.saturating_add(LATE_NS) < message_time_ns
 }
 
 /// True if a record claims to be younger than the message that carried it.

@@ -87,6 +87,8 @@ pub struct BlockCounts {
     pub clamped: u64,
     /// Records in an overflow series.
     pub overflowed: u64,
+    /// Records that came late.
+    pub late: u64,
     /// Ordinary requests that sampling left out.
     pub sampled: u64,
     /// Samples of counters beyond the cap.
@@ -148,7 +150,7 @@ pub struct ResumePoint {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// A batch that counts.
-    Counted { records: u64, missing: u64, clamped: u64, overflowed: u64, sampled: u64 },
+    Counted { records: u64, missing: u64, clamped: u64, overflowed: u64, sampled: u64, late: u64 },
     /// A batch that was there before.
     Duplicate,
     /// No batch.
@@ -335,6 +337,8 @@ impl PartitionFold {
         open.counts.sampled += sampled;
         open.counts.clamped += clamped;
         open.counts.overflowed += overflowed;
+        let late = added.late;
+        open.counts.late += late;
         placed.clamped = added.clamped;
         placed.fates = added.fates;
         if records > 0 {
@@ -342,7 +346,7 @@ impl PartitionFold {
             open.bytes += bytes * 4;
             open.batches.push(placed);
         }
-        Outcome::Counted { records, missing, clamped, overflowed, sampled }
+        Outcome::Counted { records, missing, clamped, overflowed, sampled, late }
     }
 
     /// Ends the open block as complete and opens the one that starts at `next`.

@@ -435,7 +435,8 @@ impl Session<'_> {
 
     /// Pauses while too much waits for the store; polling goes on, so that the group sees this member alive.
     fn hold_back(&mut self, stopping: bool) -> Result<(), SessionError> {
-        let pending: usize = self.partitions.values().map(|partition| partition.fold().pending_bytes()).sum();
+        let pending: usize = self.partitions.values().map(Partition::pending_bytes).sum();
+        self.reading.telemetry.set_pending("kafka", pending);
         let pause = stopping || pending >= if self.paused { MAX_PENDING_BYTES / 2 } else { MAX_PENDING_BYTES };
         if pause != self.paused {
             let assignment = self.consumer.assignment()?;

@@ -13,7 +13,8 @@ use crate::telemetry::Telemetry;
 
 /// How often a filling block is written.
 pub const WRITE_INTERVAL: Duration = Duration::from_secs(1);
-/// What may wait to be stored of one log, over all its partitions, in memory; above it the log is not read.
+/// What may wait to be stored of one log, over all its partitions, in memory, what the writer holds included; above it the log is not
+/// read.
 pub const MAX_PENDING_BYTES: usize = 128 << 20;
 /// From here on a block is written without waiting for the interval.
 const EAGER_BYTES: usize = 16 << 20;
@@ -24,13 +25,15 @@ pub struct Partition {
     fold: PartitionFold,
     transport: &'static str,
     under_way: bool,
+    /// Roughly what the job under way holds.
+    under_way_bytes: usize,
     written_at: Option<Instant>,
 }
 
 impl Partition {
     /// Reads on with `fold`; `transport` is the label in metrics.
     pub fn new(fold: PartitionFold, transport: &'static str) -> Self {
-        Self { fold, transport, under_way: false, written_at: None }
+        Self { fold, transport, under_way: false, under_way_bytes: 0, written_at: None }
     }
 
     /// The fold, to look at.
@@ -41,12 +44,13 @@ impl Partition {
     /// Folds one message and counts what became of it.
     pub fn handle_message(&mut self, offset: u64, time_ns: u64, bytes: &[u8], telemetry: &Telemetry) {
         match self.fold.handle_message(offset, time_ns, bytes) {
-            Outcome::Counted { records, missing, clamped, overflowed, sampled } => {
+            Outcome::Counted { records, missing, clamped, overflowed, sampled, late } => {
                 telemetry.ingested(self.transport, records);
                 telemetry.missing_batches.inc_by(missing);
                 telemetry.clamped_records.inc_by(clamped);
                 telemetry.overflowed_records.inc_by(overflowed);
                 telemetry.sampled_requests.inc_by(sampled);
+                telemetry.late_records.inc_by(late);
             }
             Outcome::Duplicate => {
                 telemetry.duplicate_batches.inc();
@@ -72,6 +76,7 @@ impl Partition {
         let Ok(slot) = jobs.try_reserve() else { return };
         let writes: Vec<_> = std::iter::from_fn(|| self.fold.take_write()).collect();
         if !writes.is_empty() {
+            self.under_way_bytes = writes.iter().map(|write| write.bytes).sum();
             slot.send(Job { writes, done: done.clone() });
             self.under_way = true;
             self.written_at = Some(now);
@@ -80,7 +85,12 @@ impl Partition {
 
     /// The job under way is stored.
     pub fn handle_written(&mut self) {
-        self.under_way = false;
+        (self.under_way, self.under_way_bytes) = (false, 0);
+    }
+
+    /// Roughly what is in memory and not stored yet, for the cap.
+    pub fn pending_bytes(&self) -> usize {
+        self.fold.pending_bytes() + self.under_way_bytes
     }
 
     /// True if all that was read is stored.

@@ -152,7 +152,9 @@ impl Reading {
                 deadline = Some(now + DRAIN_LIMIT);
             }
             let mut idle = true;
-            if deadline.is_none() && partition.fold().pending_bytes() < MAX_PENDING_BYTES {
+            let pending = partition.pending_bytes();
+            self.telemetry.set_pending("grpc", pending);
+            if deadline.is_none() && pending < MAX_PENDING_BYTES {
                 idle = !self.fold_some(&mut reader, &mut partition)?;
             }
             partition.write_if_due(now, deadline.is_some(), &self.jobs, &done);

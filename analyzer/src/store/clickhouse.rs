@@ -1,6 +1,6 @@
 //! ClickHouse over HTTP, a server's or the embedded endpoint's: the same dialect, the same code.
 //!
-//! Blocks are sent as RowBinary with names and types, which ClickHouse checks; `async_insert` is off, so an answer means stored.
+//! Rows are sent as Native blocks with names and types, which ClickHouse checks; `async_insert` is off, so an answer means stored.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use serde::Deserialize;
 
 use super::cluster::Layout;
 use super::migrations::{self, Applied, preamble, quoted};
+use super::native::{Column, Native};
 use super::questions::{self, AlarmRow, FiguresRow, Statement};
-use super::retention::{KEPT, Retention};
-use super::rollup::{self, Bounds, Due, Step};
-use super::rowbinary::{Column, RowBinary};
+use super::retention::{self, KEPT, Retention};
+use super::rollup::{self, Bounds, Due, KeptDays, Step};
 use super::rows::{self, ALARM_COLUMNS, BLOCK_COLUMNS, COUNTER_COLUMNS, HISTOGRAM_COLUMNS, insert_statement, request_columns};
 use super::{Reason, Store, StoreError, StoreFuture};
 use crate::alarm::state::Alarm;
@@ -25,8 +25,8 @@ use crate::query::{Answer, Question};
 
 mod kubernetes;
 
-/// Bytes that go out at once while rows are being written.
-const CHUNK_BYTES: usize = 1 << 20;
+/// Rows go out in blocks of about so many bytes; a block brings its own dictionaries, so small ones cost more.
+const CHUNK_BYTES: usize = 4 << 20;
 /// The client does not read tuples with names.
 const TUPLES: &str = "Array(Tuple(String, String, UInt64, UInt64))";
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
@@ -110,6 +110,8 @@ fn reason_of_code(text: &str) -> Reason {
         159 | 209 => Reason::Timeout,
         192 | 193 | 194 | 497 | 516 => Reason::Access,
         243 => Reason::DiskFull,
+        // The disk was filled by others between reserving and writing.
+        _ if text.contains("No space left on device") => Reason::DiskFull,
         242 | 164 => Reason::ReadOnly,
         252 => Reason::TooManyParts,
         158 | 241 | 202 | 307 => Reason::Limit,
@@ -135,6 +137,14 @@ struct DueRow {
     span: u32,
     covered: u64,
     before: u64,
+}
+
+#[derive(Row, Deserialize)]
+struct OldManifestsRow {
+    topic: String,
+    incarnation: String,
+    partition: u32,
+    youngest: u64,
 }
 
 #[derive(Row, Deserialize)]
@@ -218,7 +228,7 @@ impl ClickHouse {
             .map_err(failed("read the tables' retention"))?;
         let of =
             |table: &str| tables.iter().find(|row| row.name == self.layout.stored(table)).map(|row| (table.to_owned(), row.kind.clone()));
-        let present: Vec<_> = KEPT.iter().filter_map(|kept| of(kept.name)).collect();
+        let present: Vec<_> = KEPT.iter().map(|kept| kept.name).chain(["rollup_spans"]).filter_map(of).collect();
         let statements = self.retention.statements(&quoted(&self.database), &present);
         Ok(statements.iter().flat_map(|statement| self.layout.expand(statement)).collect())
     }
@@ -255,9 +265,32 @@ impl ClickHouse {
         Ok(())
     }
 
-    /// How long ten-second rows live.
-    pub fn histogram_days(&self) -> u64 {
-        u64::from(self.retention.days("request_histograms"))
+    /// How long roll-ups have what they are computed from.
+    pub fn kept_days(&self) -> KeptDays {
+        let days = |name| u64::from(self.retention.days(name));
+        KeptDays { histograms: days("request_histograms"), manifests: days("ingest_blocks") }
+    }
+
+    /// Removes manifests that are older than their retention, but the youngest of each partition: reading goes on from it.
+    pub async fn prune_manifests(&self, now_seconds: u64) -> Result<u64, StoreError> {
+        const ACTION: &str = "remove old manifests";
+        // Whole days, so that there is something to remove once a day.
+        let before = now_seconds.saturating_sub(self.kept_days().manifests * 86_400) / 86_400 * 86_400;
+        let old = self
+            .client
+            .query(retention::OLD_MANIFESTS)
+            .bind(before)
+            .bind(before)
+            .fetch_all::<OldManifestsRow>()
+            .await
+            .map_err(failed(ACTION))?;
+        for row in &old {
+            for sql in self.layout.expand(&retention::prune_manifests(row.partition, row.youngest)) {
+                let query = self.client.query(&sql).bind(row.topic.as_str()).bind(row.incarnation.as_str()).bind(before);
+                query.execute().await.map_err(failed(ACTION))?;
+            }
+        }
+        Ok(old.len() as u64)
     }
 
     /// Computes the hours and days that are due. May run anywhere, at any time, together with others.
@@ -292,7 +325,7 @@ impl ClickHouse {
         }
         let insert = client.insert_formatted_with(insert_statement(&self.table(table), columns));
         let insert = insert.with_timeouts(Some(SEND_TIMEOUT), Some(ANSWER_TIMEOUT));
-        Insert { insert, rows: RowBinary::new(columns), started: false }
+        Insert { insert, rows: Native::new(columns), started: false }
     }
 
     async fn write_rows(&self, writes: &[BlockWrite]) -> Result<(), Error> {
@@ -429,7 +462,7 @@ fn read_marks(row: MarksRow) -> Marks {
 /// An insert that is only begun when there is a row.
 struct Insert {
     insert: InsertFormatted,
-    rows: RowBinary,
+    rows: Native,
     started: bool,
 }
 

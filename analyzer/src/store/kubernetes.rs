@@ -2,7 +2,7 @@
 //!
 //! An interval that lasts ends on [`OPEN`]; its row is replaced when it is closed.
 
-use super::rowbinary::{Column, RowBinary};
+use super::native::{Column, Native};
 use crate::ingest::cadvisor::samples::ContainerSample;
 use crate::ingest::kubernetes::intervals::{Interval, Millis};
 
@@ -57,7 +57,7 @@ pub const SAMPLE_COLUMNS: [Column; 23] = [
 ];
 
 /// Writes one row of `address_owners`.
-pub fn owner(rows: &mut RowBinary, interval: &Interval, version: u64) {
+pub fn owner(rows: &mut Native, interval: &Interval, version: u64) {
     rows.string(&interval.address.to_string());
     rows.string(interval.kind.as_str());
     rows.string(&interval.uid);
@@ -67,18 +67,14 @@ pub fn owner(rows: &mut RowBinary, interval: &Interval, version: u64) {
     rows.string(&interval.workload.kind);
     rows.string(&interval.workload.name);
     rows.string(&interval.node);
-    rows.varint(interval.backends.len() as u64);
-    for backend in &interval.backends {
-        rows.string(&backend.kind);
-        rows.string(&backend.name);
-    }
+    rows.pairs(interval.backends.iter().map(|backend| (backend.kind.as_str(), backend.name.as_str())));
     rows.i64(interval.from.max(0));
     rows.i64(interval.to.map_or(OPEN, |to| to.max(0)));
     rows.u64(version);
 }
 
 /// Writes one row of `container_samples`.
-pub fn sample(rows: &mut RowBinary, sample: &ContainerSample) {
+pub fn sample(rows: &mut Native, sample: &ContainerSample) {
     rows.i64(sample.time_ms);
     rows.string(&sample.node);
     rows.string(&sample.namespace);

@@ -20,11 +20,26 @@ pub struct Migration {
 }
 
 /// All files, in order.
-pub const MIGRATIONS: [Migration; 3] = [
+pub const MIGRATIONS: [Migration; 4] = [
     Migration { number: 1, name: "initial", text: include_str!("schema/0001_initial.sql") },
     Migration { number: 2, name: "rollups", text: include_str!("schema/0002_rollups.sql") },
     Migration { number: 3, name: "kubernetes", text: include_str!("schema/0003_kubernetes.sql") },
+    Migration { number: 4, name: "search", text: include_str!("schema/0004_search.sql") },
 ];
+
+/// Which rows of `red AS fine` no roll-up holds. The second condition says nothing new, but lets the partitions and the primary key
+/// help: before the first hour that was rolled up, and from the first one on that was not.
+const NOT_ROLLED_UP: &str =
+    "intDiv(toUnixTimestamp(fine.window), 3600) GLOBAL NOT IN (SELECT span FROM {database}.rollup_spans WHERE step = '1h')
+    AND (fine.window < (SELECT toDateTime(toUInt32(3600 * min(span)), 'UTC') FROM {database}.rollup_spans WHERE step = '1h')
+        OR fine.window >= (SELECT toDateTime(toUInt32(3600 * min(span + 1)), 'UTC') FROM {database}.rollup_spans
+            WHERE step = '1h' AND span + 1 GLOBAL NOT IN (SELECT span FROM {database}.rollup_spans WHERE step = '1h')))";
+
+/// Each request once, with what it is called in `red`. Rows that replace each other differ in nothing that is searched for and lie in
+/// the same day, so indexes may leave out one of them, and days need not be merged with each other.
+const REQUESTS_ONCE: &str = "CREATE OR REPLACE VIEW {database}.requests_once AS
+SELECT *, endpoint, peer FROM {database}.requests FINAL
+SETTINGS use_skip_indexes_if_final_exact_mode = 0, do_not_merge_across_partitions_select_final = 1";
 
 /// A migration that was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +76,8 @@ impl Migration {
         let names = |prefix: &str| figure_columns().iter().map(|(name, _)| format!("{prefix}{name}")).collect::<Vec<_>>().join(", ");
         let text = text
             .join("\n")
+            .replace("{requests_once}", REQUESTS_ONCE)
+            .replace("{not_rolled_up}", NOT_ROLLED_UP)
             .replace("{database}", &quoted(database))
             .replace("{request_columns}", &request_column_list())
             .replace("{rollup_columns}", &rollup_column_list())
@@ -137,6 +154,10 @@ pub fn missing_columns(database: &str, present: &[(String, String)]) -> Result<V
             }
         }
     }
+    if !statements.is_empty() {
+        // Its asterisk stands for the columns of the time when it was made.
+        statements.push(REQUESTS_ONCE.replace("{database}", &quoted(database)));
+    }
     Ok(statements)
 }
 
@@ -211,7 +232,7 @@ mod tests {
         }
         let present: Vec<_> = request_columns().into_iter().map(|(name, kind)| (name.to_owned(), kind.to_owned())).collect();
         assert_eq!(missing_columns("podtap", &present).unwrap(), Vec::<String>::new());
-        assert_eq!(missing_columns("podtap", &present[1..]).unwrap().len(), 1);
+        assert_eq!(missing_columns("podtap", &present[1..]).unwrap().len(), 2, "the column, and the view over all");
         let mut other = present;
         other[0].1 = "String".to_owned();
         assert!(missing_columns("podtap", &other).is_err());

@@ -16,12 +16,13 @@ pub mod clickhouse;
 pub mod cluster;
 pub mod kubernetes;
 pub mod migrations;
+mod native;
 pub mod questions;
 pub mod recording;
 pub mod retention;
 pub mod rollup;
-mod rowbinary;
 pub mod rows;
+pub mod views;
 
 /// A boxed future, so that a store can be chosen at run time.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;

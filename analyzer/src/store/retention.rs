@@ -19,8 +19,11 @@ const fn kept(name: &'static str, days: u32, meaning: &'static str) -> Kept {
     Kept { name, days, meaning }
 }
 
+/// ClickHouse's `DateTime` ends in 2106; a TTL beyond it would wrap around, and what is young would be removed at once.
+const MAX_DAYS: u32 = 10_000;
+
 /// All of them.
-pub const KEPT: [Kept; 9] = [
+pub const KEPT: [Kept; 11] = [
     kept("requests", 7, "ordinary requests"),
     kept("kept_requests", 30, "requests that failed or were slow, in the same table"),
     kept("request_histograms", 40, "ten-second rows"),
@@ -30,6 +33,8 @@ pub const KEPT: [Kept; 9] = [
     kept("sidecar_counters", 40, "the sidecars' counters"),
     kept("address_owners", 40, "who had an address, since it was given back"),
     kept("container_samples", 14, "what containers used"),
+    kept("ingest_blocks", 60, "manifests; the youngest complete one of each partition stays"),
+    kept("alarms", 400, "alarms that are resolved"),
 ];
 
 /// Days by name.
@@ -54,13 +59,16 @@ impl Retention {
                 return Err(format!("{name:?} is none of {}", names.join(", ")));
             };
             let days: u32 = days.trim_end_matches('d').parse().map_err(|_| format!("{days:?} is not a number of days"))?;
-            if !(1..=36_500).contains(&days) {
-                return Err(format!("{name}: {days} days are not from 1 to 36500"));
+            if !(1..=MAX_DAYS).contains(&days) {
+                return Err(format!("{name}: {days} days are not from 1 to {MAX_DAYS}"));
             }
             retention.0.insert(kept.name, days);
         }
         if retention.days("kept_requests") < retention.days("requests") {
             return Err("kept_requests must not be shorter than requests".to_owned());
+        }
+        if retention.days("ingest_blocks") < retention.days("request_histograms").saturating_add(7) {
+            return Err("ingest_blocks must be at least a week longer than request_histograms: roll-ups compare the two".to_owned());
         }
         Ok(retention)
     }
@@ -87,6 +95,19 @@ impl Retention {
                 (ttl, "min_age_to_force_merge_seconds = 3600")
             }
             "container_samples" => (format!("toDateTime(time) + toIntervalDay({days})"), "ttl_only_drop_parts = 1"),
+            "alarms" => {
+                let ttl = format!("toDateTime(last_at) + toIntervalDay({days}) WHERE state IN ('resolved', 'cleared')");
+                (ttl, "ttl_only_drop_parts = 0")
+            }
+            // As long as the rows that they name; a day longer, so that no row is without its span.
+            "rollup_spans" => {
+                let (hours, days) = (self.days("request_histograms_1h") + 1, self.days("request_histograms_1d") + 1);
+                let ttl = format!(
+                    "toDateTime(span * 3600, 'UTC') + toIntervalDay({hours}) WHERE step = '1h', \
+                     toDateTime(span * 86400, 'UTC') + toIntervalDay({days}) WHERE step = '1d'"
+                );
+                (ttl, "ttl_only_drop_parts = 0")
+            }
             _ => (format!("window + toIntervalDay({days})"), "ttl_only_drop_parts = 1"),
         }
     }
@@ -94,8 +115,10 @@ impl Retention {
     /// Statements for tables whose TTL is another; `present` is table and `engine_full` of what there is.
     pub fn statements(&self, database: &str, present: &[(String, String)]) -> Vec<String> {
         let mut statements = Vec::new();
-        for kept in KEPT.iter().filter(|kept| kept.name != "kept_requests") {
-            let Some((table, engine)) = present.iter().find(|(table, _)| table == kept.name) else { continue };
+        // Manifests have no TTL: which one is the youngest of its partition is nothing that a row knows of itself.
+        let names = KEPT.iter().map(|kept| kept.name).filter(|name| !["kept_requests", "ingest_blocks"].contains(name));
+        for name in names.chain(["rollup_spans"]) {
+            let Some((table, engine)) = present.iter().find(|(table, _)| table == name) else { continue };
             let (ttl, setting) = self.wanted(table);
             if engine.contains(&format!("TTL {ttl}")) && engine.contains(setting) {
                 continue;
@@ -106,6 +129,21 @@ impl Retention {
         }
         statements
     }
+}
+
+/// Partitions with manifests that are older than the retention, and the block that the statements of [`prune_manifests`] stop at.
+pub const OLD_MANIFESTS: &str = "SELECT toString(topic) AS topic, toString(incarnation) AS incarnation, partition, youngest FROM \
+     (SELECT topic, incarnation, partition, maxIf(block, complete = 1) AS youngest, \
+     minIf(block, last_message_time < toDateTime(?, 'UTC')) AS oldest, \
+     countIf(last_message_time < toDateTime(?, 'UTC')) AS old FROM ingest_blocks FINAL \
+     GROUP BY topic, incarnation, partition) WHERE old > 0 AND oldest < youngest";
+
+/// Removes a partition's manifests below a block, if they are older than a time; `?` are topic, incarnation and time.
+pub fn prune_manifests(partition: u32, youngest: u64) -> String {
+    format!(
+        "DELETE FROM ingest_blocks WHERE topic = ? AND incarnation = ? AND partition = {partition} AND block < {youngest} \
+         AND last_message_time < toDateTime(?, 'UTC')"
+    )
 }
 
 #[cfg(test)]
@@ -121,7 +159,16 @@ mod tests {
         let retention = parse(&["requests=3", "request_histograms_1h=900d"]).unwrap();
         assert_eq!((retention.days("requests"), retention.days("request_histograms_1h")), (3, 900));
         assert_eq!(retention.days("kept_requests"), 30);
-        for wrong in ["requests", "nothing=3", "requests=x", "requests=0", "requests=31"] {
+        for wrong in [
+            "requests",
+            "nothing=3",
+            "requests=x",
+            "requests=0",
+            "requests=31",
+            "requests=10001",
+            "ingest_blocks=46",
+            "request_histograms=54",
+        ] {
             assert!(parse(&[wrong]).is_err(), "{wrong}");
         }
     }

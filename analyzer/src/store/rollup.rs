@@ -29,6 +29,15 @@ impl Step {
     }
 }
 
+/// For how many days there is what spans are computed from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptDays {
+    /// Ten-second rows.
+    pub histograms: u64,
+    /// Manifests.
+    pub manifests: u64,
+}
+
 /// Which spans may be computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
@@ -36,21 +45,28 @@ pub struct Bounds {
     pub open_hour: u64,
     /// Hours before this one may have lost rows to their TTL.
     pub oldest_hour: u64,
+    /// Manifests that touch hours before this one may be gone.
+    pub manifests_hour: u64,
     /// At most so many spans of a kind at once.
     pub limit: u64,
 }
 
 impl Bounds {
     /// Hours that ended at least `delay_seconds` ago, within the life of ten-second rows.
-    pub fn of(now_seconds: u64, delay_seconds: u64, retention_days: u64) -> Self {
+    pub fn of(now_seconds: u64, delay_seconds: u64, kept: KeptDays) -> Self {
         let hour = |seconds: u64| seconds / HOUR_SECONDS;
-        let oldest = now_seconds.saturating_sub(retention_days.saturating_sub(1) * DAY_HOURS * HOUR_SECONDS);
-        Self { open_hour: hour(now_seconds.saturating_sub(delay_seconds)), oldest_hour: hour(oldest), limit: 48 }
+        let days_ago = |days: u64| hour(now_seconds.saturating_sub(days * DAY_HOURS * HOUR_SECONDS));
+        Self {
+            open_hour: hour(now_seconds.saturating_sub(delay_seconds)),
+            oldest_hour: days_ago(kept.histograms.saturating_sub(1)),
+            manifests_hour: days_ago(kept.manifests.saturating_sub(1)),
+            limit: 48,
+        }
     }
 
     /// Every hour that has rows, the running one included.
-    pub fn everything(now_seconds: u64, retention_days: u64) -> Self {
-        Self { open_hour: u64::from(u32::MAX), limit: 100_000, ..Self::of(now_seconds, 0, retention_days) }
+    pub fn everything(now_seconds: u64, kept: KeptDays) -> Self {
+        Self { open_hour: u64::from(u32::MAX), limit: 100_000, ..Self::of(now_seconds, 0, kept) }
     }
 }
 
@@ -65,8 +81,23 @@ pub struct Due {
     pub before: u64,
 }
 
-/// Hours whose blocks are not those that they were computed from: columns `span`, `covered`, `before`.
+/// Hours to compute: those that changed, and those without any record between two that have some, so that the views can tell an hour
+/// that is empty from one that was not rolled up. Columns `span`, `covered`, `before`.
 pub fn due_hours(bounds: &Bounds) -> String {
+    let (open, oldest) = (bounds.open_hour, bounds.oldest_hour);
+    let known = "SELECT span FROM rollup_spans WHERE step = '1h'";
+    format!(
+        "SELECT span, covered, before FROM (SELECT span, covered, before FROM ({}) UNION ALL \
+         SELECT span, toUInt64(0) AS covered, toUInt64(0) AS before FROM (SELECT toUInt32(arrayJoin(range(min(span), max(span)))) AS span \
+         FROM ({known} UNION ALL SELECT span FROM ({HOURS}) WHERE span >= {oldest} AND span < {open})) \
+         WHERE span GLOBAL NOT IN ({known}) AND span GLOBAL NOT IN (SELECT span FROM ({HOURS}))) ORDER BY span LIMIT {}",
+        changed_hours(bounds),
+        bounds.limit
+    )
+}
+
+/// Hours whose blocks are not those that they were computed from: columns `span`, `covered`, `before`.
+fn changed_hours(bounds: &Bounds) -> String {
     format!(
         "SELECT {DUE_COLUMNS} FROM ({HOURS}) AS found LEFT JOIN ({}) AS known ON found.span = known.span \
          WHERE (known.version = 0 OR known.covered != found.covered) AND (found.span < {} OR known.version > 0) AND found.span >= {} \
@@ -82,9 +113,10 @@ pub fn due_hours(bounds: &Bounds) -> String {
 pub fn expired_hours(bounds: &Bounds) -> String {
     format!(
         "SELECT count() FROM ({HOURS}) AS found INNER JOIN ({}) AS known ON found.span = known.span \
-         WHERE known.covered != found.covered AND found.span < {}",
+         WHERE known.covered != found.covered AND found.span < {} AND found.span > {}",
         known(Step::Hour),
-        bounds.oldest_hour
+        bounds.oldest_hour,
+        bounds.manifests_hour
     )
 }
 
@@ -102,7 +134,7 @@ pub fn due_days(bounds: &Bounds) -> String {
         bounds.open_hour / DAY_HOURS,
         bounds.oldest_hour / DAY_HOURS,
         // Of the hours every one that differs counts, whether it may be computed yet or not.
-        due_hours(&Bounds { open_hour: u64::from(u32::MAX), oldest_hour: 0, limit: 1_000_000 }),
+        changed_hours(&Bounds { open_hour: u64::from(u32::MAX), oldest_hour: 0, limit: 1_000_000, ..*bounds }),
         bounds.limit
     )
 }
@@ -204,10 +236,12 @@ mod tests {
     #[test]
     fn bounds_leave_the_running_hour_and_what_may_have_expired() {
         let now = 1_000 * HOUR_SECONDS * DAY_HOURS + 10 * HOUR_SECONDS + 120;
-        let bounds = Bounds::of(now, 900, 40);
+        let kept = KeptDays { histograms: 40, manifests: 60 };
+        let bounds = Bounds::of(now, 900, kept);
         assert_eq!(bounds.open_hour, 1_000 * 24 + 9, "the hour before is not settled yet");
-        assert_eq!(Bounds::of(now + 900, 900, 40).open_hour, 1_000 * 24 + 10);
+        assert_eq!(Bounds::of(now + 900, 900, kept).open_hour, 1_000 * 24 + 10);
         assert_eq!(bounds.oldest_hour, (1_000 - 39) * 24 + 10);
+        assert_eq!(bounds.manifests_hour, (1_000 - 59) * 24 + 10);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use podtap_wire::{FIELDS, RequestRecord, Value};
 
-use super::rowbinary::{Column, RowBinary};
+use super::native::{Column, Native};
 use crate::aggregate::{Fate, SeriesRow};
 use crate::alarm::state::Alarm;
 use crate::ingest::block::{BlockWrite, CounterRow, Manifest, PartitionId, PlacedBatch};
@@ -112,7 +112,7 @@ pub fn figure_columns() -> &'static [Column] {
 pub const KEY_COLUMNS: usize = 16;
 
 /// Columns of `ingest_blocks`, in order.
-pub const BLOCK_COLUMNS: [Column; 23] = [
+pub const BLOCK_COLUMNS: [Column; 24] = [
     POSITION[0],
     POSITION[1],
     POSITION[2],
@@ -136,6 +136,7 @@ pub const BLOCK_COLUMNS: [Column; 23] = [
     ("holes", "Array(Tuple(sender String, boot String, first UInt64, last UInt64))"),
     ("hours", "Array(UInt32)"),
     ("sampled_requests", "UInt64"),
+    ("late_records", "UInt64"),
 ];
 
 /// Columns of `sidecar_counters`, in order.
@@ -176,7 +177,7 @@ pub const ALARM_COLUMNS: [Column; 18] = [
 /// `INSERT INTO table (columns) FORMAT ...`.
 pub fn insert_statement(table: &str, columns: &[Column]) -> String {
     let names: Vec<_> = columns.iter().map(|(name, _)| format!("`{name}`")).collect();
-    format!("INSERT INTO {table} ({}) FORMAT RowBinaryWithNamesAndTypes", names.join(", "))
+    format!("INSERT INTO {table} ({}) FORMAT Native", names.join(", "))
 }
 
 /// Nanoseconds since the epoch as `DateTime64(9)` holds them: up to 2262.
@@ -184,29 +185,26 @@ fn date_time(nanoseconds: u64) -> i64 {
     i64::try_from(nanoseconds).unwrap_or(i64::MAX)
 }
 
-fn position(rows: &mut RowBinary, partition: &PartitionId) {
+fn position(rows: &mut Native, partition: &PartitionId) {
     rows.string(&partition.topic);
     rows.string(&partition.incarnation);
     rows.u32(partition.partition);
 }
 
 /// Writes a value as the column of its field.
-fn value(rows: &mut RowBinary, kind: &'static str, value: Value<'_>) {
+fn value(rows: &mut Native, kind: &'static str, value: Value<'_>) {
     match value {
         Value::Text(text) => rows.string(text),
         Value::Timestamp(timestamp) => rows.i64(date_time(timestamp)),
         Value::Address(address) => address_text(rows, address),
-        Value::List(list) => {
-            rows.varint(list.len() as u64);
-            list.iter().for_each(|text| rows.string(text));
-        }
+        Value::List(list) => rows.strings(list.iter().copied()),
         Value::Number(number) => integer(rows, kind, number),
         // All ones stand for unknown, in whatever width: the largest real value gives way to that.
         Value::OptionalNumber(number) => integer(rows, kind, number.unwrap_or(u64::MAX)),
     }
 }
 
-fn integer(rows: &mut RowBinary, kind: &'static str, number: u64) {
+fn integer(rows: &mut Native, kind: &'static str, number: u64) {
     match kind {
         "UInt8" => rows.u8(u8::try_from(number).unwrap_or(u8::MAX)),
         "UInt16" => rows.u16(u16::try_from(number).unwrap_or(u16::MAX)),
@@ -215,7 +213,7 @@ fn integer(rows: &mut RowBinary, kind: &'static str, number: u64) {
     }
 }
 
-fn address_text(rows: &mut RowBinary, address: IpAddr) {
+fn address_text(rows: &mut Native, address: IpAddr) {
     use std::fmt::Write;
     let mut text = StackText { bytes: [0; 40], len: 0 };
     // 39 bytes hold the longest address.
@@ -245,7 +243,7 @@ impl std::fmt::Write for StackText {
 }
 
 /// Writes the rows of one batch.
-pub fn requests(rows: &mut RowBinary, partition: &PartitionId, placed: &PlacedBatch, version: u64, mut full: impl FnMut(&mut RowBinary)) {
+pub fn requests(rows: &mut Native, partition: &PartitionId, placed: &PlacedBatch, version: u64, mut full: impl FnMut(&mut Native)) {
     let mut clamped = placed.clamped.iter().copied().peekable();
     for (number, mut record) in placed.batch.records().enumerate() {
         let fate = placed.fates.get(number).copied().unwrap_or_default();
@@ -266,12 +264,12 @@ pub fn requests(rows: &mut RowBinary, partition: &PartitionId, placed: &PlacedBa
     }
 }
 
-fn request(rows: &mut RowBinary, record: &RequestRecord<'_>) {
+fn request(rows: &mut Native, record: &RequestRecord<'_>) {
     record.for_each(|field, field_value| value(rows, field.clickhouse_type, field_value));
 }
 
 /// Writes one row of `request_histograms`.
-pub fn series(rows: &mut RowBinary, write: &BlockWrite, row: &SeriesRow) {
+pub fn series(rows: &mut Native, write: &BlockWrite, row: &SeriesRow) {
     let (key, figures) = (&*row.key, &row.figures);
     rows.u32(row.window);
     rows.string(&key.service_name);
@@ -305,7 +303,7 @@ pub fn series(rows: &mut RowBinary, write: &BlockWrite, row: &SeriesRow) {
 }
 
 /// Writes one row of `ingest_blocks`.
-pub fn manifest(rows: &mut RowBinary, partition: &PartitionId, manifest: &Manifest) {
+pub fn manifest(rows: &mut Native, partition: &PartitionId, manifest: &Manifest) {
     let counts = &manifest.counts;
     let (first, last) = manifest.message_time_ns.unwrap_or_default();
     position(rows, partition);
@@ -318,11 +316,7 @@ pub fn manifest(rows: &mut RowBinary, partition: &PartitionId, manifest: &Manife
     rows.u64(counts.records);
     rows.u64(counts.duplicates);
     rows.u64(counts.missing);
-    rows.varint(counts.undecodable.len() as u64);
-    for (reason, count) in &counts.undecodable {
-        rows.string(reason);
-        rows.u64(*count);
-    }
+    rows.counts(counts.undecodable.iter().map(|(reason, count)| (*reason, *count)));
     rows.u64(counts.clamped);
     rows.u64(counts.overflowed);
     rows.u64(counts.counters_dropped);
@@ -336,19 +330,13 @@ pub fn manifest(rows: &mut RowBinary, partition: &PartitionId, manifest: &Manife
     };
     let holes: Vec<_> = manifest.marks.entries().flat_map(holes).collect();
     tuples(rows, holes.iter().map(|(boot, from, to)| (boot, *from, *to)));
-    rows.varint(manifest.hours.len() as u64);
-    manifest.hours.iter().for_each(|hour| rows.u32(*hour));
+    rows.u32s(&manifest.hours);
     rows.u64(counts.sampled);
+    rows.u64(counts.late);
 }
 
-fn tuples<'a>(rows: &mut RowBinary, tuples: impl ExactSizeIterator<Item = (&'a SenderBoot, u64, u64)>) {
-    rows.varint(tuples.len() as u64);
-    for (boot, first, second) in tuples {
-        rows.string(&boot.sender);
-        rows.string(&hexadecimal(&boot.boot));
-        rows.u64(first);
-        rows.u64(second);
-    }
+fn tuples<'a>(rows: &mut Native, tuples: impl ExactSizeIterator<Item = (&'a SenderBoot, u64, u64)>) {
+    rows.ranges(tuples.map(|(boot, first, second)| (boot.sender.as_str(), hexadecimal(&boot.boot), first, second)));
 }
 
 /// A boot id as text.
@@ -363,7 +351,7 @@ pub fn boot_id(text: &str) -> Option<[u8; 16]> {
 }
 
 /// Writes one row of `sidecar_counters`.
-pub fn counter(rows: &mut RowBinary, row: &CounterRow) {
+pub fn counter(rows: &mut Native, row: &CounterRow) {
     rows.string(&row.boot.sender);
     rows.string(&hexadecimal(&row.boot.boot));
     rows.string(&row.k8s_namespace_name);
@@ -376,7 +364,7 @@ pub fn counter(rows: &mut RowBinary, row: &CounterRow) {
 }
 
 /// Writes one row of `alarms`.
-pub fn alarm(rows: &mut RowBinary, alarm: &Alarm) {
+pub fn alarm(rows: &mut Native, alarm: &Alarm) {
     rows.string(&alarm.id);
     rows.string(&alarm.rule);
     rows.string(&alarm.target.service);

@@ -30,12 +30,31 @@ impl Bench {
 
     /// Starts the embedded endpoint; returns its URL.
     pub fn clickhouse(&mut self) -> String {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_podtap-clickhouse"))
-            .args(["--listen", "127.0.0.1:0", "--path"])
-            .arg(self.directory.join("clickhouse"))
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_podtap-clickhouse"));
+        command.args(["--listen", "127.0.0.1:0", "--path"]).arg(self.directory.join("clickhouse"));
+        self.endpoint(command)
+    }
+
+    /// Starts the embedded endpoint with its data on a disk of this size, which nobody else sees mounted; returns its URL and its pid.
+    pub fn clickhouse_on_small_disk(&mut self, disk: &std::path::Path, size: &str) -> (String, u32) {
+        // Without root a user namespace of its own allows the mount.
+        let root = std::fs::metadata("/proc/self").map(|of| std::os::unix::fs::MetadataExt::uid(&of)).unwrap() == 0;
+        let mut command = Command::new("unshare");
+        command.args(if root { &["--mount"][..] } else { &["--user", "--map-root-user", "--mount"] });
+        command.args([
+            "sh",
+            "-c",
+            "mount -t tmpfs -o size=\"$1\" tmpfs \"$2\" && exec \"$3\" --listen 127.0.0.1:0 --path \"$2/data\"",
+            "sh",
+            size,
+        ]);
+        command.arg(disk).arg(env!("CARGO_BIN_EXE_podtap-clickhouse"));
+        let url = self.endpoint(command);
+        (url, self.processes.last().unwrap().id())
+    }
+
+    fn endpoint(&mut self, mut command: Command) -> String {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut seen = String::new();
         let url = lines.by_ref().map_while(Result::ok).find_map(|line| {
