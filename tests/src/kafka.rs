@@ -37,7 +37,7 @@ impl Kafka {
              controller.listener.names=CONTROLLER\nlistener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
              log.dirs={}\nnum.partitions=3\noffsets.topic.replication.factor=1\noffsets.topic.num.partitions=4\n\
              transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\ngroup.initial.rebalance.delay.ms=0\n\
-             auto.create.topics.enable=true\n",
+             auto.create.topics.enable=true\ngroup.min.session.timeout.ms=1000\n",
             folder.join("log").display()
         );
         fs::write(&properties, text).context("writing server.properties")?;

@@ -33,6 +33,10 @@ struct Cruelty {
     /// How long an owner is stopped.
     stopped: Duration,
     rate: u32,
+    /// How long the group waits for a silent member.
+    session: Duration,
+    /// Budget of each sender's spool.
+    spool_bytes: u64,
 }
 
 impl Cruelty {
@@ -46,14 +50,24 @@ impl Cruelty {
         Ok(Self {
             seed: number("PODTAP_FAULTS_SEED", 1)?,
             kills: if long { kills as usize } else { 9 },
-            // Longer than the group waits for a silent member (6 s).
-            stopped: Duration::from_secs(if long { 60 } else { 9 }),
-            rate: number("PODTAP_FAULTS_RATE", 40)? as u32,
+            stopped: Duration::from_secs(if long { 60 } else { 5 }),
+            rate: number("PODTAP_FAULTS_RATE", 25)? as u32,
+            // Most of the time of a kill is that until the group believes it; never longer than an owner is stopped.
+            session: Duration::from_secs(if long { 6 } else { 2 }),
+            spool_bytes: if long { 256 << 10 } else { 40 << 10 },
         })
     }
 
     fn wish(&self, kafka: bool) -> Wish {
-        Wish { seed: self.seed, kafka, sender_processes: 2, rate: self.rate, spool_bytes: 4 << 20, shed: false }
+        Wish {
+            seed: self.seed,
+            kafka,
+            sender_processes: 2,
+            rate: self.rate,
+            spool_bytes: self.spool_bytes,
+            shed: false,
+            session: self.session,
+        }
     }
 }
 
@@ -73,24 +87,33 @@ fn kafka_with_one_two_and_three_analyzers() -> Result<()> {
         let mut stage = Stage::start(cruelty.wish(true))?;
         stage.add_analyzer()?;
         (0..2).try_for_each(|process| stage.launch_senders(process))?;
-        until_stored(&stage, 2_000)?;
+        until_stored(&stage, 1_000)?;
+        stage.reached("the first records are stored");
         killed_at_exact_requests(&mut stage)?;
+        stage.reached("killed at exact requests");
         stage.kill_at_random(&mut chance, cruelty.kills / 3)?;
         stage.add_analyzer()?;
+        stage.reached("two analyzers");
         stage.kill_at_random(&mut chance, cruelty.kills / 3)?;
         stage.add_analyzer()?;
+        stage.reached("three analyzers");
         an_owner_sleeps(&mut stage, cruelty.stopped)?;
+        stage.reached("an owner slept");
         add_partitions(&stage, 6)?;
-        a_sender_restarts_with_a_full_spool(&mut stage)?;
+        senders_restart_with_full_spools(&mut stage, cruelty.spool_bytes)?;
+        stage.reached("partitions added, senders started with full spools");
         stage.kill_at_random(&mut chance, cruelty.kills - cruelty.kills / 3 * 2)?;
         stage.finish_senders()?;
+        stage.reached("the last batch is acknowledged");
         let compared = stage.must_equal("after all kills", &VIEWS)?;
+        stage.truth()?.missing_are_named(&stage.clickhouse)?;
         stage.roll_up()?;
         stage.must_equal("after everything was rolled up", &VIEWS)?;
         must_have_seen_what_it_is_about(&stage, compared.records)?;
 
         delete_topic(&stage)?;
         until_made_anew(&stage)?;
+        stage.reached("the topic was made anew");
         (0..2).try_for_each(|process| stage.launch_senders(process))?;
         until_stored(&stage, compared.records + 1_000)?;
         stage.finish_senders()?;
@@ -167,7 +190,7 @@ fn what_does_not_fit_is_counted_and_named() -> Result<()> {
             let truth = stage.truth()?;
             let (batches, records) = truth.not_received(&stage.clickhouse)?;
             if (batches, records) == (named, shed) {
-                return Ok(Some(()));
+                return truth.missing_are_named(&stage.clickhouse).map(Some);
             }
             Err(Failure(format!("{batches} batches with {records} records did not arrive; named are {named}, shed were {shed} records")))
         })
@@ -254,11 +277,11 @@ fn until_made_anew(stage: &Stage) -> Result<()> {
     (0..stage.seats.len()).try_for_each(|number| stage.until_ready(number))
 }
 
-/// The broker is away until the spools hold something; the senders die, and start again while it is still away.
-fn a_sender_restarts_with_a_full_spool(stage: &mut Stage) -> Result<()> {
+/// The broker is away until the spools are full; the senders die, and start again while it is still away.
+fn senders_restart_with_full_spools(stage: &mut Stage, spool_bytes: u64) -> Result<()> {
     stage.kill_kafka()?;
-    let before = stage.spool_bytes()?;
-    wait::until_true("batches in the spools", Duration::from_secs(60), || Ok(stage.spool_bytes()? > before + (200 << 10)))?;
+    let full = u64::from(stage.sender_count()) * spool_bytes * 85 / 100;
+    wait::until_true("full spools", Duration::from_secs(120), || Ok(stage.spool_bytes()? > full))?;
     (0..2).try_for_each(|process| stage.kill_senders(process))?;
     (0..2).try_for_each(|process| stage.launch_senders(process))?;
     std::thread::sleep(Duration::from_secs(1));

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::chance::Chance;
 use super::journal::{folder, read, spooled};
@@ -39,6 +39,8 @@ pub struct Wish {
     pub spool_bytes: u64,
     /// Senders shed what does not fit, instead of waiting.
     pub shed: bool,
+    /// How long the consumer group waits for a silent member.
+    pub session: Duration,
 }
 
 /// An analyzer's place: addresses and data stay when it is killed.
@@ -70,6 +72,7 @@ pub struct Stage {
     killed: BTreeSet<[u8; 16]>,
     on_disk: BTreeSet<([u8; 16], u64)>,
     kills: usize,
+    started: Instant,
     /// Scratch folder.
     pub run: Run,
 }
@@ -83,7 +86,8 @@ impl Stage {
         let journals = run.folder("senders")?;
         let senders = (0..wish.sender_processes).map(|_| None).collect();
         let (killed, on_disk) = (BTreeSet::new(), BTreeSet::new());
-        Ok(Self { senders, seats: Vec::new(), kafka, clickhouse, wish, journals, killed, on_disk, kills: 0, run })
+        let started = Instant::now();
+        Ok(Self { senders, seats: Vec::new(), kafka, clickhouse, wish, journals, killed, on_disk, kills: 0, started, run })
     }
 
     /// How many processes were killed with SIGKILL so far.
@@ -128,7 +132,11 @@ impl Stage {
                 .argument(format!("--kafka-brokers={}", kafka.address()))
                 .argument("--kafka-partitions=4")
                 .argument("--kafka-replication=1")
-                .argument("--kafka-option=session.timeout.ms=6000,heartbeat.interval.ms=1500");
+                .argument(format!(
+                    "--kafka-option=session.timeout.ms={},heartbeat.interval.ms={}",
+                    self.wish.session.as_millis(),
+                    self.wish.session.as_millis() / 4
+                ));
         }
         self.seats[number].process = Some(Process::start(&self.run, &format!("analyzer-{number}"), &spec)?);
         Ok(())
@@ -236,6 +244,11 @@ impl Stage {
         Ok(shed)
     }
 
+    /// Says what has been reached, and how long it took from the start.
+    pub fn reached(&self, what: &str) {
+        println!("{:6.1} s: {what}", self.started.elapsed().as_secs_f64());
+    }
+
     /// Bytes in the spools of all senders.
     pub fn spool_bytes(&self) -> Result<u64> {
         let mut bytes = 0;
@@ -335,7 +348,7 @@ impl Stage {
         };
         std::thread::sleep(Duration::from_secs(2));
         truth.compare(&self.clickhouse, &views[..1]).context(format!("{what}, a moment later"))?;
-        println!("{what}: {compared:?}, {} batches were due, {} kills so far", truth.due(), self.kills);
+        self.reached(&format!("{what}: {compared:?}, {} batches were due, {} kills so far", truth.due(), self.kills));
         Ok(compared)
     }
 }

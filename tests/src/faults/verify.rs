@@ -70,6 +70,23 @@ impl Truth {
         Ok((rows.len() as u64, rows.iter().sum()))
     }
 
+    /// Compares the ranges that `sender_sequences` calls missing with the batches that did not arrive, of each boot up to its last
+    /// one that did: of what came after that nobody can know.
+    pub fn missing_are_named(&self, clickhouse: &ClickHouse) -> Result<()> {
+        let received = received(clickhouse)?;
+        let last = |boot: &[u8; 16]| received.range((*boot, 0)..=(*boot, u64::MAX)).next_back().map_or(0, |(_, sequence)| *sequence);
+        let missing = self.made.iter().map(|name| (name.boot, name.sequence)).filter(|batch| !received.contains(batch));
+        let missing: BTreeSet<_> = missing.filter(|(boot, sequence)| *sequence < last(boot)).collect();
+        let named = sequences(clickhouse, "missing_ranges")?;
+        match named.symmetric_difference(&missing).next() {
+            None => Ok(()),
+            Some((boot, sequence)) => {
+                let (named, missing, boot) = (named.len(), missing.len(), boot_text(boot));
+                Err(Failure(format!("{named} batches are called missing, {missing} are; they differ in {sequence} of {boot}")))
+            }
+        }
+    }
+
     /// Compares everything, through each of the views.
     pub fn compare(&self, clickhouse: &ClickHouse, views: &[View]) -> Result<Compared> {
         let received = received(clickhouse)?;
@@ -103,8 +120,13 @@ impl Truth {
 
 /// Batches that `sender_sequences` says arrived.
 fn received(clickhouse: &ClickHouse) -> Result<BTreeSet<([u8; 16], u64)>> {
+    sequences(clickhouse, "ranges")
+}
+
+/// All sequences in a column of ranges of `sender_sequences`.
+fn sequences(clickhouse: &ClickHouse, column: &str) -> Result<BTreeSet<([u8; 16], u64)>> {
     let mut received = BTreeSet::new();
-    for row in clickhouse.rows("SELECT boot, arrayMap(range -> [range.1, range.2], ranges) AS ranges FROM sender_sequences")? {
+    for row in clickhouse.rows(&format!("SELECT boot, arrayMap(range -> [range.1, range.2], {column}) AS ranges FROM sender_sequences"))? {
         let boot = u128::from_str_radix(text(&row, "boot"), 16).context("a boot in sender_sequences")?.to_be_bytes();
         for range in row.get("ranges").and_then(Value::as_array).context("no ranges in sender_sequences")? {
             let bound = |at: usize| range.get(at).and_then(Value::as_u64).context("a range in sender_sequences");
