@@ -24,7 +24,7 @@ use podtap_tests::metrics::Metrics;
 use podtap_tests::process::{Spec, run_to_end};
 use podtap_tests::run::{Run, binary};
 use podtap_tests::{Context, Failure, Result, wait};
-use podtap_wire::proto::Resource;
+use podtap_wire::proto::{CounterSample, Resource};
 use podtap_wire::{BatchBuilder, Protocol, RequestRecord, Side, SourceKind, Status};
 
 const SECOND: u64 = 1_000_000_000;
@@ -40,7 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Records to send through Kafka
+    /// Records to send through Kafka; 0 leaves that out
     #[arg(long, default_value_t = 8_000_000)]
     records: u64,
     /// Different paths among them
@@ -49,6 +49,15 @@ struct Arguments {
     /// Pods that send them
     #[arg(long, default_value_t = 12)]
     pods: u64,
+    /// Hours of one pod whose stored size is shown; 0 leaves it out
+    #[arg(long, default_value_t = 24)]
+    pod_hours: u64,
+    /// Its requests a second
+    #[arg(long, default_value_t = 100)]
+    pod_rate: u64,
+    /// Its paths
+    #[arg(long, default_value_t = 200)]
+    pod_paths: u64,
     /// Requests in the table that is questioned; 0 leaves the questions out
     #[arg(long, default_value_t = 100_000_000)]
     stored: u64,
@@ -72,8 +81,14 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
-    println!("## From Kafka to stored histograms\n");
-    ingest(arguments)?;
+    if arguments.records > 0 {
+        println!("## From Kafka to stored histograms\n");
+        ingest(arguments)?;
+    }
+    if arguments.pod_hours > 0 {
+        println!("\n## One pod\n");
+        one_pod(arguments)?;
+    }
     if arguments.stored > 0 {
         println!("\n## Questions over what is stored\n");
         questions(arguments)?;
@@ -115,7 +130,14 @@ fn ingest(arguments: &Arguments) -> Result<()> {
     let began = now_ns();
     let batches: u64 = std::thread::scope(|scope| {
         let broker = &kafka;
-        let pods: Vec<_> = (0..arguments.pods).map(|pod| scope.spawn(move || produce(arguments, pod, began, broker))).collect();
+        let load = Load {
+            records: arguments.records / arguments.pods,
+            rate: POD_RATE,
+            paths: arguments.paths,
+            batch_rows: BATCH_ROWS,
+            counters: false,
+        };
+        let pods: Vec<_> = (0..arguments.pods).map(|pod| scope.spawn(move || produce(load, pod, began, broker))).collect();
         let sent = pods.into_iter().map(|pod| pod.join().unwrap_or_else(|_| Err(Failure::new("a sender panicked"))));
         sent.sum::<Result<u64>>()
     })?;
@@ -172,8 +194,69 @@ fn disk_bytes(clickhouse: &ClickHouse, table: &str) -> Result<f64> {
     Ok(clickhouse.number(&sql)? as f64)
 }
 
+/// A pod's day, or a part of it, sent as its sidecar would have: a batch at most every 300 ms, with the counters that changed.
+fn one_pod(arguments: &Arguments) -> Result<()> {
+    let run = Run::start()?;
+    let clickhouse = ClickHouse::start(&run)?;
+    let kafka = Kafka::start(&run, Ipv4Addr::LOCALHOST)?;
+    let setup = Setup { clickhouse_url: clickhouse.url(), grpc_address: Ipv4Addr::LOCALHOST, kafka: Some(kafka.address()), rules: None };
+    let analyzer = Analyzer::start(&run, &setup)?;
+    let records = arguments.pod_hours * 3_600 * arguments.pod_rate;
+    let batch_rows = u32::try_from(arguments.pod_rate * 3 / 10).unwrap_or(BATCH_ROWS).clamp(1, BATCH_ROWS);
+    let load = Load { records, rate: arguments.pod_rate, paths: arguments.pod_paths, batch_rows, counters: true };
+    let batches = produce(load, 0, now_ns(), &kafka)?;
+    wait::until_stepwise("all records are stored", Duration::from_secs(3_600), Duration::from_millis(500), || {
+        Ok((clickhouse.number("SELECT sum(records) FROM ingest_blocks FINAL")? >= records).then_some(()))
+    })?;
+    drop(analyzer);
+    roll_up(&run, &clickhouse)?;
+    println!(
+        "{} hours of one pod at {} requests/s, {} paths: {records} records in {batches} batches; merged and rolled up.\n",
+        arguments.pod_hours, arguments.pod_rate, arguments.pod_paths
+    );
+    println!("| table | MB | bytes a record |\n|---|---|---|");
+    let mut all = 0.0;
+    for table in STORED {
+        clickhouse.execute_within(PATIENCE, &format!("OPTIMIZE TABLE {table} FINAL"))?;
+        let bytes = disk_bytes(&clickhouse, table)?;
+        all += bytes;
+        println!("| `{table}` | {:.1} | {:.2} |", bytes / 1e6, bytes / records as f64);
+    }
+    println!("| all | {:.1} | {:.2} |", all / 1e6, all / records as f64);
+    let wire = folder_bytes(&run.root().join("kafka/log")) as f64;
+    println!("| Kafka's log (zstd) | {:.1} | {:.2} |", wire / 1e6, wire / records as f64);
+    Ok(())
+}
+
+/// Rolls up everything; returns what the analyzer says of it.
+fn roll_up(run: &Run, clickhouse: &ClickHouse) -> Result<String> {
+    let spec = Spec::new(binary("podtap-analyzer")?, ["rollup", "--clickhouse-url", &clickhouse.url()]).folder(run.root());
+    let output = run_to_end(run, &spec, Duration::from_secs(3_600))?;
+    if output.code == 0 { Ok(output.stdout.trim().to_owned()) } else { Err(Failure(format!("rollup: {}{}", output.stdout, output.stderr))) }
+}
+
+/// What a pod sends.
+#[derive(Clone, Copy, Debug)]
+struct Load {
+    records: u64,
+    /// Requests a second that it is made to have served.
+    rate: u64,
+    paths: u64,
+    batch_rows: u32,
+    /// Counters as a sidecar sends them, or none.
+    counters: bool,
+}
+
+/// Counters that change with every batch of a busy sidecar, and others that stay.
+fn counters(sent: u64, sequence: u64) -> Vec<CounterSample> {
+    let sample = |name: String, value| CounterSample { name, reason: String::new(), value };
+    let changed = (0..12u64).map(|number| sample(format!("podtap_measured_{number}_total"), sent * (number + 1)));
+    let all = if sequence % 33 == 1 { 40 } else { 0 };
+    changed.chain((0..all).map(|number| sample(format!("podtap_resting_{number}_total"), number))).collect()
+}
+
 /// One pod's share, over the sidecar's transport; says how many batches it was.
-fn produce(arguments: &Arguments, pod: u64, began: u64, kafka: &Kafka) -> Result<u64> {
+fn produce(load: Load, pod: u64, began: u64, kafka: &Kafka) -> Result<u64> {
     let name = format!("shop-{pod}");
     let config = KafkaConfig {
         brokers: kafka.address().to_string(),
@@ -199,16 +282,19 @@ fn produce(arguments: &Arguments, pod: u64, began: u64, kafka: &Kafka) -> Result
     };
     let mut builder = BatchBuilder::new(name, boot, resource);
     let path = |path: u64| format!("/catalog/{}/article-{path}", ["books", "music", "toys"][path as usize % 3]);
-    let paths: Vec<String> = (0..arguments.paths).map(path).collect();
+    let paths: Vec<String> = (0..load.paths).map(path).collect();
     let mut chance = Chance::new(&[pod, 7]);
-    let count = arguments.records / arguments.pods;
-    let first = began - count * SECOND / POD_RATE;
+    let count = load.records;
+    let first = began - count * SECOND / load.rate;
     let mut sequence = 0;
     for number in 0..count {
-        push(&mut builder, &mut chance, &paths, first + number * SECOND / POD_RATE, number);
-        if builder.rows() == BATCH_ROWS || builder.approximate_bytes() >= BATCH_BYTES || number + 1 == count {
+        push(&mut builder, &mut chance, &paths, first + number * SECOND / load.rate, number);
+        if builder.rows() == load.batch_rows || builder.approximate_bytes() >= BATCH_BYTES || number + 1 == count {
             sequence += 1;
-            let batch = builder.finish(sequence, now_ns(), Vec::new());
+            // As if it had been closed right behind its last record.
+            let closed = first + (number + 1) * SECOND / load.rate;
+            let counters = if load.counters { counters(number, sequence) } else { Vec::new() };
+            let batch = builder.finish(sequence, closed, counters);
             let batch = Batch { id: BatchId { boot, sequence }, rows: batch.rows, bytes: batch.bytes.into() };
             batches.send(batch).context("handing over a batch")?;
         }
@@ -259,6 +345,17 @@ fn push(builder: &mut BatchBuilder, chance: &mut Chance, paths: &[String], times
     });
 }
 
+/// Tables that grow with traffic.
+const STORED: [&str; 7] = [
+    "requests",
+    "request_histograms",
+    "request_histograms_1m",
+    "request_histograms_1h",
+    "request_histograms_1d",
+    "sidecar_counters",
+    "ingest_blocks",
+];
+
 /// What a person asks first of each documented view.
 fn documented(days: u64) -> Vec<(&'static str, String)> {
     let merged = "sum(count) AS requests, podtap_quantile(0.99, sumMap(time_to_last_byte_ns_buckets)) AS p99";
@@ -273,9 +370,13 @@ fn documented(days: u64) -> Vec<(&'static str, String)> {
         format!("SELECT window, {merged} FROM {view} WHERE {condition} GROUP BY window ORDER BY window")
     };
     let requests = |columns: &str, interval: &str, rest: &str| {
-        format!("SELECT timestamp, url_path, {columns} FROM requests FINAL WHERE timestamp >= {} {rest}", ago(interval))
+        format!("SELECT timestamp, url_path, {columns} FROM requests_once WHERE timestamp >= {} {rest}", ago(interval))
     };
     let failed = "AND service_name = 'service-1' AND status = 'server_error' ORDER BY timestamp DESC LIMIT 20";
+    let endpoint = "AND service_name = 'service-1' AND endpoint = 'GET /articles/{id}' ORDER BY timestamp DESC LIMIT 20";
+    let slow =
+        "AND service_name = 'service-1' AND time_to_last_byte_ns BETWEEN 30000000 AND 1000000000000 ORDER BY timestamp DESC LIMIT 20";
+    let statement = "AND lower(db_query_text) LIKE '%warehouse_4711%' LIMIT 20";
     vec![
         ("red: endpoints, 15 minutes", endpoints("red", "15 MINUTE")),
         ("red_1m: a service by minute, 6 hours", line("red_1m", "6 HOUR")),
@@ -286,9 +387,18 @@ fn documented(days: u64) -> Vec<(&'static str, String)> {
             "latency: a service, 24 hours",
             format!("SELECT * FROM latency(from = {}, to = now(), service = 'service-1', quantile = 0.99)", ago("1 DAY")),
         ),
-        ("requests: slowest, 15 minutes", requests("time_to_last_byte_ns", "15 MINUTE", "ORDER BY time_to_last_byte_ns DESC LIMIT 5")),
-        ("requests: failed ones of a service, 1 hour", requests("error_type", "1 HOUR", failed)),
-        ("requests: one trace, 24 hours", requests("status", "1 DAY", "AND trace_id = 'trace-7777777'")),
+        (
+            "latency: everything, all days",
+            format!("SELECT * FROM latency(from = {}, to = now(), service = '', quantile = 0.99)", ago(&all)),
+        ),
+        ("requests_once: slowest, 15 minutes", requests("time_to_last_byte_ns", "15 MINUTE", "ORDER BY time_to_last_byte_ns DESC LIMIT 5")),
+        ("requests_once: failed ones of a service, 1 hour", requests("error_type", "1 HOUR", failed)),
+        ("requests_once: an endpoint of a service, 24 hours", requests("status", "1 DAY", endpoint)),
+        ("requests_once: slower than 30 ms, of a service, 24 hours", requests("status", "1 DAY", slow)),
+        ("requests_once: a peer, 1 hour", requests("status", "1 HOUR", "AND client_address = '10.0.0.7' ORDER BY timestamp DESC LIMIT 20")),
+        ("requests_once: a word in SQL, 24 hours", requests("db_query_text", "1 DAY", statement)),
+        ("requests_once: one trace, all days", "SELECT * FROM requests_once WHERE trace_id = lower(hex(MD5('777777')))".to_owned()),
+        ("completeness: 24 hours", format!("SELECT * FROM completeness(from = {}, to = now())", ago("1 DAY"))),
         ("completeness: 1 hour", format!("SELECT * FROM completeness(from = {}, to = now())", ago("1 HOUR"))),
         ("sender_sequences: what is missing", "SELECT sender, boot, missing FROM sender_sequences WHERE missing > 0".to_owned()),
     ]
@@ -303,11 +413,7 @@ fn questions(arguments: &Arguments) -> Result<()> {
     fill(arguments, &clickhouse)?;
     let filled = started.elapsed().as_secs_f64();
     let started = Instant::now();
-    let spec = Spec::new(binary("podtap-analyzer")?, ["rollup", "--clickhouse-url", &clickhouse.url()]).folder(run.root());
-    let output = run_to_end(&run, &spec, Duration::from_secs(3_600))?;
-    if output.code != 0 {
-        return Err(Failure(format!("rollup: {}{}", output.stdout, output.stderr)));
-    }
+    let rolled = roll_up(&run, &clickhouse)?;
     println!(
         "{} requests over a week, {} days of histograms with {} series in each ten seconds; filled in {filled:.0} s, \
          rolled up in {:.0} s ({}). Median of {ASKED}, the first answer of each beside it.\n",
@@ -315,7 +421,7 @@ fn questions(arguments: &Arguments) -> Result<()> {
         arguments.days,
         arguments.series,
         started.elapsed().as_secs_f64(),
-        output.stdout.trim(),
+        rolled,
     );
     println!("| question | median ms | first ms |\n|---|---|---|");
     for (name, sql) in documented(arguments.days) {
@@ -329,11 +435,10 @@ fn questions(arguments: &Arguments) -> Result<()> {
         times.sort_by(f64::total_cmp);
         println!("| {name} | {:.0} | {first:.0} |", times[ASKED / 2]);
     }
-    println!("| bytes on disk: requests / 10 s / 1 m / 1 h / 1 d | {} | |", {
-        let tables = ["requests", "request_histograms", "request_histograms_1m", "request_histograms_1h", "request_histograms_1d"];
-        let sizes: Result<Vec<_>> = tables.iter().map(|table| Ok(format!("{:.0} MB", disk_bytes(&clickhouse, table)? / 1e6))).collect();
-        sizes?.join(" / ")
-    });
+    println!("\n| table | MB on disk |\n|---|---|");
+    for table in STORED {
+        println!("| `{table}` | {:.0} |", disk_bytes(&clickhouse, table)? / 1e6);
+    }
     Ok(())
 }
 
@@ -347,14 +452,16 @@ fn fill(arguments: &Arguments, clickhouse: &ClickHouse) -> Result<()> {
             "INSERT INTO requests (timestamp, network_protocol_name, client_address, server_address, server_port, service_name, \
              k8s_pod_name, side, time_to_last_byte_ns, time_to_first_byte_ns, request_bytes, response_bytes, status, error_type, trace_id, \
              http_request_method, url_path, url_template, http_response_status_code, topic, incarnation, partition, offset, row, \
-             version, keep)              SELECT now64(9) - toIntervalMillisecond(intDiv(number * {WEEK_MS}, {total})), 'http', \
+             version, keep, db_query_text) SELECT now64(9) - toIntervalMillisecond(intDiv(number * {WEEK_MS}, {total})), 'http', \
              concat('10.0.0.', toString(number % 50)), '10.0.1.1', 8080, concat('service-', toString(number % 20)), \
              concat('pod-', toString(number % 100)), 'server', 200000 + cityHash64(number) % 30000000, \
              100000 + cityHash64(number) % 20000000, 200, 1000 + number % 5000, \
-             if(number % 100 = 0, 'server_error', 'ok'), if(number % 100 = 0, '500', ''), concat('trace-', toString(number)), 'GET', \
+             if(number % 100 = 0, 'server_error', 'ok'), if(number % 100 = 0, '500', ''), lower(hex(MD5(toString(number)))), 'GET', \
              concat('/articles/', toString(cityHash64(number, 1) % 5000)), '/articles/{{id}}', if(number % 100 = 0, 500, 200), \
              'podtap.requests', 'bench', toUInt32(number % 12), intDiv(number, 4096), number % 4096, intDiv(number, 4096) + 1, \
-             number % 100 = 0 FROM numbers({start}, {count})"
+             number % 100 = 0, \
+             if(number % 4 = 0, concat('select name from warehouse_', toString(cityHash64(number, 2) % 10000), ' where id = ?'), '') \
+             FROM numbers({start}, {count})"
         );
         clickhouse.execute_within(PATIENCE, &sql).context("filling requests")?;
     }
@@ -373,6 +480,13 @@ fn fill(arguments: &Arguments, clickhouse: &ClickHouse) -> Result<()> {
         );
         clickhouse.execute_within(PATIENCE, &sql).context("filling histograms")?;
     }
+    // A day of the counters of as many pods as there are.
+    let counters = "INSERT INTO sidecar_counters (sender, boot, k8s_namespace_name, k8s_pod_name, name, reason, time, sequence, value) \
+                    SELECT concat('pod-', toString(pod)), concat('boot-', toString(pod)), 'shop', concat('pod-', toString(pod)), \
+                    ['podtap_packets_received_total', 'podtap_records_total', 'podtap_packets_dropped_total'][1 + number % 3], '', \
+                    now64(9) - toIntervalSecond(10 * intDiv(number, 3)), 10000 - intDiv(number, 3), 1000 * (10000 - intDiv(number, 3)) \
+                    FROM numbers(3 * 8640) AS ticks CROSS JOIN (SELECT number AS pod FROM numbers(100)) AS pods";
+    clickhouse.execute_within(PATIENCE, counters).context("filling counters")?;
     // Manifests that name the hours, or nothing would be rolled up.
     let manifests = "INSERT INTO ingest_blocks (topic, incarnation, partition, block, block_end, version, complete, classification, \
                      batches, records, hours, first_message_time, last_message_time) SELECT 'podtap.requests', 'bench', 0, block, \

@@ -9,7 +9,7 @@ use crate::run::{self, Result};
 use crate::tools::{self, Cache, apt};
 use crate::workspace::Workspace;
 
-pub fn measure(workspace: &Workspace, cache: &Cache, quick: bool) -> Result<String> {
+pub fn measure(workspace: &Workspace, cache: &Cache, quick: bool, only_history: bool) -> Result<String> {
     apt::ensure("bench --ingest", &[apt::BUILD, apt::SERVERS].concat())?;
     tools::chdb(cache)?;
     tools::kafka(cache)?;
@@ -19,8 +19,16 @@ pub fn measure(workspace: &Workspace, cache: &Cache, quick: bool) -> Result<Stri
     let folder = workspace.target().join("release");
     let mut bench = Command::new(folder.join("podtap-ingest-bench"));
     bench.env("PODTAP_BIN_DIR", &folder);
+    let (records, hours) = if only_history {
+        (0, 0)
+    } else if quick {
+        (400_000, 1)
+    } else {
+        (8_000_000, 24)
+    };
+    bench.args([format!("--records={records}"), format!("--pod-hours={hours}")]);
     if quick {
-        bench.args(["--records=400000", "--stored=2000000", "--days=3"]);
+        bench.args(["--stored=2000000", "--days=3"]);
     }
     run::say("==> from Kafka to stored histograms, and questions: takes a while");
     run::capture(&mut bench)

@@ -36,9 +36,12 @@ pub struct Options {
     /// Only instructions an exchange, compared with the committed figures
     #[arg(long)]
     instructions: bool,
-    /// Only what counting costs: Kafka to stored histograms, bytes, and the documented questions
+    /// Only what counting costs: Kafka to stored histograms, bytes, a day of one pod, and the documented questions
     #[arg(long)]
     ingest: bool,
+    /// Of what counting costs only the documented questions over 100 million requests and 30 days
+    #[arg(long)]
+    history: bool,
     /// Commit these instructions as the figures to compare with
     #[arg(long, requires = "instructions")]
     save: bool,
@@ -84,8 +87,8 @@ impl Section {
 }
 
 pub fn bench(workspace: &Workspace, cache: &Cache, options: &Options) -> Result<()> {
-    if options.ingest {
-        return ingest(workspace, cache, options.quick);
+    if options.ingest || options.history {
+        return ingest(workspace, cache, options.quick, !options.ingest);
     }
     apt::ensure("bench", &[apt::BUILD, apt::SERVERS, apt::LOAD, apt::PEERS].concat())?;
     let sidecar = match &options.binary {
@@ -126,8 +129,8 @@ pub fn bench(workspace: &Workspace, cache: &Cache, options: &Options) -> Result<
     Ok(())
 }
 
-fn ingest(workspace: &Workspace, cache: &Cache, quick: bool) -> Result<()> {
-    let section = ingest::measure(workspace, cache, quick)?;
+fn ingest(workspace: &Workspace, cache: &Cache, quick: bool, only_history: bool) -> Result<()> {
+    let section = ingest::measure(workspace, cache, quick, only_history)?;
     let report = format!("{}{section}", about(workspace, &workspace.target().join("release/podtap-analyzer"))?);
     println!("{report}");
     let file = place(workspace)?;
