@@ -70,7 +70,7 @@ fn what_is_no_batch_is_counted_and_passed() {
     assert_eq!(fold.handle_message(0, time(0), &[0xff, 0xff]), Outcome::Undecodable("malformed"));
     assert_eq!(fold.handle_message(1, time(1), b""), Outcome::Undecodable("sender"));
     let outcome = fold.handle_message(2, time(2), &message(1, 4, &["/".to_owned()]));
-    assert_eq!(outcome, Outcome::Counted { records: 1, missing: 0, clamped: 0, overflowed: 0, sampled: 0, late: 0 });
+    assert_eq!(outcome, Outcome::Counted { records: 1, missing: 0, clamped: 0, overflowed: 0, sampled: 0, late: 1 });
     let counts = fold.take_write().unwrap().manifest.counts;
     assert_eq!(counts.undecodable, BTreeMap::from([("malformed", 1), ("sender", 1)]));
 }
