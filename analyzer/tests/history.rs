@@ -296,6 +296,22 @@ async fn old_manifests_are_removed_but_the_youngest_of_each_partition() {
     assert_eq!(number(&client, "SELECT toUInt64(missing) FROM sender_sequences").await, 0, "what is removed is not missing");
 }
 
+/// No cluster can run here; that the engine understands every statement is what can be tried.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_cluster_gets_is_sql_to_the_engine() {
+    let mut bench = Bench::new("cluster-sql");
+    let url = bench.clickhouse();
+    let client = Client::default().with_url(&url);
+    let text = bench.command(&url, &["migrate", "--print", "--clickhouse-cluster", "shards"]);
+    let statements: Vec<_> = text.split(";\n").map(str::trim).filter(|statement| !statement.is_empty()).collect();
+    assert!(statements.len() > 40, "{text}");
+    for statement in statements {
+        let parsed = client.query("SELECT length(formatQuery(?))").bind(statement.trim_end_matches(';')).fetch_one::<u64>().await;
+        assert!(parsed.is_ok(), "{statement}: {parsed:?}");
+    }
+    assert!(client.query_raw("SELECT length(formatQuery('CREATE TABEL x'))").fetch_one::<u64>().await.is_err());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn views_have_the_columns_that_the_documentation_says() {
     let mut bench = Bench::new("views");
