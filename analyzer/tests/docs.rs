@@ -28,7 +28,7 @@ fn sections() -> Vec<(String, String)> {
         writeln!(positions, "| `{name}` | {kind} | {meaning} |").unwrap();
     }
     let mut others = String::new();
-    for table in ["ingest_blocks", "sidecar_counters", "alarms", "rollup_spans"] {
+    for table in ["ingest_blocks", "sidecar_counters", "alarms", "rollup_spans", "address_owners", "address_watches", "container_samples"] {
         write!(others, "**`{table}`**\n\n| column | type | unit | meaning |\n|---|---|---|---|\n").unwrap();
         for (name, kind, meaning) in columns_of(table) {
             writeln!(others, "| `{name}` | {kind} | {} | {meaning} |", unit(&name, &kind)).unwrap();
@@ -55,7 +55,8 @@ fn sections() -> Vec<(String, String)> {
 fn unit(name: &str, kind: &str) -> &'static str {
     match name {
         _ if name.ends_with("_ns_sum") || name.ends_with("_ns_max") => "ns",
-        "request_bytes" | "response_bytes" => "By",
+        _ if name.ends_with("_bytes") || name.ends_with("_bytes_total") => "By",
+        _ if name.contains("_seconds") => "s",
         "first_at" | "last_at" | "resolved_at" | "time" | "first_message_time" | "last_message_time" => "ns",
         "computed_at" => "ms",
         _ if ["UInt64", "Map(UInt16, UInt64)"].contains(&kind) => "1",
@@ -121,7 +122,8 @@ fn the_injection_page_is_true() {
 
 #[test]
 fn every_column_is_documented() {
-    for (table, expect) in [("ingest_blocks", 25), ("sidecar_counters", 9), ("alarms", 18), ("rollup_spans", 6)] {
+    for (table, expect) in [("ingest_blocks", 25), ("sidecar_counters", 9), ("alarms", 18), ("rollup_spans", 6), ("container_samples", 23)]
+    {
         let columns = columns_of(table);
         assert!(columns.len() >= expect - 1, "{table}: {columns:?}");
         assert!(columns.iter().all(|(name, kind, meaning)| !name.is_empty() && !kind.is_empty() && meaning.ends_with('.')), "{columns:?}");
