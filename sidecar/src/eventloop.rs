@@ -229,7 +229,10 @@ fn open(settings: &Settings, own_ports: &[u16], telemetry: &Telemetry) -> Result
     tracing::info!("capturing: source {what}");
     telemetry.set("podtap_source_info", source.kind().as_str(), 1);
     telemetry.set_ready("source", Ok(what));
-    let own = OwnTraffic::new(if live { own_ports } else { &[] });
+    let mut own = OwnTraffic::new(if live { own_ports } else { &[] });
+    if live && own_ports.contains(&settings.admin_listen.port()) {
+        own.listen(settings.admin_listen.port(), &config.local_addresses);
+    }
     Ok(Capture { source, live, pipeline: Pipeline::new(config), own, skips: Vec::new(), tide: Tide::default(), newest: 0 })
 }
 

@@ -3,7 +3,8 @@
 //! Otherwise each batch that is sent would be traffic to be reported. A connection is ours if its socket is one of this process's: the
 //! question is asked when a connection to or from a port of interest is seen first, so connections of the application to the same broker
 //! stay. A look takes a fraction of a millisecond, and all looks together at most one part in [`LOOK_SHARE`] of the time; beyond that a new
-//! connection is passed on until there is time to ask.
+//! connection is passed on until there is time to ask. At the admin port nothing is asked: a connection to it may be over before its first
+//! packet is seen, and whoever listens there is this process.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -29,6 +30,8 @@ pub struct OwnTraffic {
     ports: Vec<u64>,
     any_port: bool,
     known: FxHashMap<Ends, bool>,
+    /// Where this process listens.
+    listening: Vec<SocketAddr>,
     /// Time that looks may take now, as of `allowed_at`.
     allowance: Duration,
     allowed_at: Instant,
@@ -42,12 +45,19 @@ impl OwnTraffic {
             ports: vec![0; 1024],
             any_port: false,
             known: FxHashMap::default(),
+            listening: Vec::new(),
             allowance: LOOK_BURST,
             allowed_at: Instant::now(),
             excluded: 0,
         };
         ports.iter().for_each(|port| own.add_port(*port));
         own
+    }
+
+    /// Says that this process listens at a port of these addresses.
+    pub fn listen(&mut self, port: u16, addresses: &[IpAddr]) {
+        self.add_port(port);
+        self.listening.extend(addresses.iter().map(|address| SocketAddr::new(*address, port)));
     }
 
     fn add_port(&mut self, port: u16) {
@@ -72,6 +82,10 @@ impl OwnTraffic {
         let Some((source, destination, flags)) = tcp_ends(packet) else { return false };
         if !self.has_port(source.port()) && !self.has_port(destination.port()) {
             return false;
+        }
+        if self.listening.contains(&source) || self.listening.contains(&destination) {
+            self.excluded += 1;
+            return true;
         }
         let ends = if source <= destination { (source, destination) } else { (destination, source) };
         if flags & 0x12 == 0x02 {
@@ -234,6 +248,18 @@ mod tests {
         assert!(!check(&mut own, stranger, port));
         assert!(!check(&mut OwnTraffic::new(&[]), local, port));
         assert!(!check(&mut OwnTraffic::new(&[1]), local, port));
+    }
+
+    #[test]
+    fn whoever_asks_where_this_process_listens_is_left_out_though_the_connection_is_over() {
+        let [here, there, probe]: [SocketAddr; 3] = ["10.0.0.5:9871", "10.0.0.6:9871", "10.0.0.1:40000"].map(|end| end.parse().unwrap());
+        let mut own = OwnTraffic::new(&[9871]);
+        assert!(!check(&mut own, probe, here));
+        own.listen(9871, &[here.ip()]);
+        assert!(check(&mut own, probe, here));
+        assert!(check(&mut own, here, probe));
+        // The same port of somebody else.
+        assert!(!check(&mut own, probe, there));
     }
 
     #[test]
