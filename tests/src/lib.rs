@@ -7,6 +7,7 @@
 pub mod analyzer;
 pub mod app;
 pub mod clickhouse;
+pub mod cluster;
 pub mod failure;
 pub mod faults;
 pub mod http;

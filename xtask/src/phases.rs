@@ -13,7 +13,7 @@ use clap::ValueEnum;
 use crate::run::{self, Doing, Failure, Result, say};
 use crate::tools::{self, Cache, apt};
 use crate::workspace::Workspace;
-use crate::{ebpf, tidy};
+use crate::{ebpf, images, tidy};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Phase {
@@ -161,13 +161,24 @@ fn perform(phase: Phase, workspace: &Workspace, cache: &Cache, filter: &[String]
             if files.is_empty() {
                 targets = vec!["--test", "*"];
             }
+            if files.is_empty() || files.iter().any(|file| file == CLUSTER) {
+                // By the person, not by the tests, which may be root.
+                images::make(workspace, cache, images::Profile::Dev)?;
+                images::of_tests(workspace, images::Profile::Dev)?;
+            }
             run::tee("tests with real servers", &mut harness(workspace, &targets, &names)?, |l| tally.read(l))
         }
     }
 }
 
+/// The tests in Kubernetes.
+const CLUSTER: &str = "cluster";
+
 fn is_test_file(root: &Path, name: &str) -> bool {
-    ["tests", "analyzer", "sidecar", "wire"].iter().any(|package| root.join(package).join("tests").join(format!("{name}.rs")).is_file())
+    ["tests", "analyzer", "sidecar", "wire"].iter().any(|package| {
+        let folder = root.join(package).join("tests");
+        folder.join(format!("{name}.rs")).is_file() || folder.join(name).join("main.rs").is_file()
+    })
 }
 
 /// What the tests start, fetch or compare with.
@@ -224,6 +235,9 @@ pub fn harness(workspace: &Workspace, targets: &[&str], filter: &[String]) -> Re
     Ok(cargo)
 }
 
+/// What tells tests how much to do, and sudo would drop.
+const PASSED: [&str; 3] = ["PODTAP_FAULTS_KILLS", "PODTAP_FAULTS_RATE", "PODTAP_FAULTS_SEED"];
+
 fn sudo_runner(binaries: &Path) -> Result<String> {
     if !run::succeeds(Command::new("sudo").args(["-n", "true"])) {
         return Err(Failure::new(
@@ -231,8 +245,11 @@ fn sudo_runner(binaries: &Path) -> Result<String> {
              then try again:\n\n    sudo -v\n",
         ));
     }
-    let words: Vec<String> =
-        ["sudo".into(), "-n".into(), "env".into()].into_iter().chain(root_environment(binaries)?).map(|word| format!("{word:?}")).collect();
+    let words: Vec<String> = ["sudo".into(), "-n".into(), format!("--preserve-env={}", PASSED.join(",")), "env".into()]
+        .into_iter()
+        .chain(root_environment(binaries)?)
+        .map(|word| format!("{word:?}"))
+        .collect();
     Ok(format!("target.'cfg(all())'.runner=[{}]", words.join(",")))
 }
 
