@@ -54,11 +54,11 @@ fn sections() -> Vec<(String, String)> {
 
 fn unit(name: &str, kind: &str) -> &'static str {
     match name {
+        _ if kind.starts_with("DateTime64(3") => "ms",
         _ if name.ends_with("_ns_sum") || name.ends_with("_ns_max") => "ns",
         _ if name.ends_with("_bytes") || name.ends_with("_bytes_total") => "By",
         _ if name.contains("_seconds") => "s",
         "first_at" | "last_at" | "resolved_at" | "time" | "first_message_time" | "last_message_time" => "ns",
-        "computed_at" => "ms",
         _ if ["UInt64", "Map(UInt16, UInt64)"].contains(&kind) => "1",
         _ => "",
     }
