@@ -280,6 +280,9 @@ settings! {
         /// Keep literals of SQL (also in error texts), query strings and parameters instead of masking them.
         [num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL"]
         unmask "PODTAP_UNMASK": bool = false;
+        /// Stay after a failure, say why in /readyz and try again, instead of ending: in a pod the application waits for its sidecar.
+        [num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL"]
+        keep_trying "PODTAP_KEEP_TRYING": bool = false;
         /// How log lines look.
         log_format "PODTAP_LOG_FORMAT": LogFormat = LogFormat::Auto;
         /// What is logged: error, warn, info, debug, trace, or a filter such as podtap_sidecar=debug.

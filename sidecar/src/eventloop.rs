@@ -38,6 +38,8 @@ const CAPTURE_LATENCY: Duration = Duration::from_millis(250);
 const DRAIN: Duration = Duration::from_millis(150);
 /// and at most, if what was captured before the stop has not been read by then.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+/// Until the next try after a failure, with `keep_trying`.
+const TRY_AGAIN: Duration = Duration::from_secs(30);
 /// Closed batches between the capture and the sender.
 const CHANNEL_BATCHES: usize = 32;
 
@@ -291,8 +293,60 @@ pub fn check(settings: &Settings) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The sidecar's main job: capture, decode, send. Ends on SIGTERM or SIGINT, or when a file was read and all of it is acknowledged.
+/// The sidecar's main job: capture, decode, send. Ends on SIGTERM or SIGINT, or when a file was read and all of it is acknowledged. With
+/// `keep_trying` no failure ends it.
 pub fn run(settings: &Settings) -> Result<(), Failure> {
+    loop {
+        match run_once(settings) {
+            Err(failure) if settings.keep_trying => {
+                tracing::error!("{}; trying again in {} s", failure.message, TRY_AGAIN.as_secs());
+                if is_stopped_meanwhile(settings, &failure)? {
+                    return Ok(());
+                }
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Waits until it is time to try again, alive and not ready; true if a stop was asked for.
+fn is_stopped_meanwhile(settings: &Settings, failure: &Failure) -> Result<bool, Failure> {
+    let telemetry = Arc::new(Telemetry::new());
+    let runtime = runtime()?;
+    let stop = Stop::default();
+    stop.watch(runtime.handle());
+    telemetry.set_ready("sidecar", Err(failure.message.clone()));
+    if let Err(failure) = serve_admin(settings, &telemetry, runtime.handle()) {
+        tracing::warn!("{}", failure.message);
+    }
+    let again = Instant::now() + TRY_AGAIN;
+    while Instant::now() < again && !stop.requested() {
+        telemetry.capture_turned();
+        std::thread::sleep(TURN);
+    }
+    // Its port is free again before the next try.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    Ok(stop.requested())
+}
+
+fn serve_admin(settings: &Settings, telemetry: &Arc<Telemetry>, runtime: &tokio::runtime::Handle) -> Result<(), Failure> {
+    let listener = std::net::TcpListener::bind(settings.admin_listen)
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+        .map_err(|error| failure(69, format!("cannot listen on {} (admin_listen): {error}", settings.admin_listen)))?;
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!("admin listens on http://{address}");
+    }
+    let router = crate::admin::router(Arc::clone(telemetry));
+    runtime.spawn(async move {
+        match tokio::net::TcpListener::from_std(listener) {
+            Ok(listener) => drop(axum::serve(listener, router).await),
+            Err(error) => tracing::error!("the admin listener does not work: {error}"),
+        }
+    });
+    Ok(())
+}
+
+fn run_once(settings: &Settings) -> Result<(), Failure> {
     let telemetry = Arc::new(Telemetry::new());
     let runtime = runtime()?;
     let stop = Stop::default();
@@ -304,19 +358,7 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
     telemetry.set("process_start_time_seconds", "", started_ns / 1_000_000_000);
 
     let mut capture = open(settings, &own_ports(settings), &telemetry)?;
-    let listener = std::net::TcpListener::bind(settings.admin_listen)
-        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
-        .map_err(|error| failure(69, format!("cannot listen on {} (admin_listen): {error}", settings.admin_listen)))?;
-    if let Ok(address) = listener.local_addr() {
-        tracing::info!("admin listens on http://{address}");
-    }
-    let router = crate::admin::router(Arc::clone(&telemetry));
-    runtime.spawn(async move {
-        match tokio::net::TcpListener::from_std(listener) {
-            Ok(listener) => drop(axum::serve(listener, router).await),
-            Err(error) => tracing::error!("the admin listener does not work: {error}"),
-        }
-    });
+    serve_admin(settings, &telemetry, runtime.handle())?;
 
     let directory = settings.spool_dir.as_ref().map(|directory| directory.0.clone());
     let place = directory.as_ref().map_or_else(String::new, |directory| directory.display().to_string());

@@ -3,7 +3,7 @@
 // Helper functions of a test are not test functions to clippy, which lets only those unwrap.
 #![allow(clippy::unwrap_used)]
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -209,4 +209,31 @@ fn fingerprints_of_json_lines() {
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "{\"fingerprint\":\"select ?\"}\n");
     check(&["fingerprint", lines.path()], 65, "line 2: not a JSON object");
     check(&["fingerprint", "/no/such/file"], 66, "/no/such/file");
+}
+
+/// Status line and body of an answer, once somebody answers.
+fn get(address: &str, path: &str) -> String {
+    for _ in 0..600 {
+        if let Ok(mut stream) = std::net::TcpStream::connect(address) {
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            return answer;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    panic!("nobody listens on {address}");
+}
+
+#[test]
+fn a_sidecar_that_keeps_trying_lives_and_says_what_is_wrong() {
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let listen = format!("--admin-listen={address}");
+    check(&["run", "-i", "no-such-interface", &listen], 69, "no-such-interface");
+    let mut child = sidecar(&["run", "-i", "no-such-interface", "--keep-trying", &listen]).stderr(Stdio::null()).spawn().unwrap();
+    assert!(get(&address, "/healthz").starts_with("HTTP/1.1 200"));
+    let ready = get(&address, "/readyz");
+    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("no-such-interface"), "{ready}");
+    assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }

@@ -66,6 +66,8 @@ fn environment(tuned: &Tuned, site: &Site) -> Vec<Value> {
     variables.push(variable("PODTAP_SPOOL_DIR", SPOOL_DIRECTORY));
     variables.push(variable("PODTAP_SPOOL_BYTES", sidecar.spool_bytes.to_string()));
     variables.push(variable("PODTAP_QUEUE_BYTES", (memory / 4).min(MOST_QUEUE_BYTES).to_string()));
+    // Else the application would wait for a sidecar that cannot start.
+    variables.push(variable("PODTAP_KEEP_TRYING", "true"));
     variables.push(variable("PODTAP_LOG_FORMAT", "json"));
     variables.push(variable("PODTAP_LOG_LEVEL", &sidecar.log_level));
     variables.push(field("PODTAP_POD_NAME", "metadata.name"));
