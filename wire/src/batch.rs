@@ -50,6 +50,9 @@ pub enum DecodeError {
     /// An index into a table that is shorter.
     #[error("column {column}, row {row}: index {index} is beyond its table")]
     Index { column: &'static str, row: usize, index: u64 },
+    /// The table of strings begins with one that is not empty.
+    #[error("the first string, which stands for absent ones, is not empty")]
+    FirstString,
     /// An address that is neither 4 nor 16 bytes.
     #[error("address {index} has {length} bytes")]
     Address { index: usize, length: usize },
@@ -378,6 +381,10 @@ impl DecodedBatch {
             return Err(DecodeError::TooManyRows(batch.rows));
         }
         let sender = batch.sender.take().filter(|sender| sender.boot_id.len() == 16).ok_or(DecodeError::Sender)?;
+        // Index 0 stands for a text that is absent.
+        if batch.strings.first().is_some_and(|first| !first.is_empty()) {
+            return Err(DecodeError::FirstString);
+        }
         check_columns(&batch)?;
         let mut addresses = Vec::with_capacity(batch.addresses.len());
         for (index, bytes) in batch.addresses.iter().enumerate() {

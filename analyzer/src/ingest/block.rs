@@ -160,7 +160,7 @@ pub enum Outcome {
 }
 
 /// All of [`undecodable_reason`]'s labels.
-pub const UNDECODABLE: &[&str] = &["malformed", "format", "too_many_rows", "sender", "column_length", "index", "address"];
+pub const UNDECODABLE: &[&str] = &["malformed", "format", "too_many_rows", "sender", "column_length", "index", "address", "first_string"];
 
 /// The reason label of bytes that are no batch.
 pub const fn undecodable_reason(error: &DecodeError) -> &'static str {
@@ -172,6 +172,7 @@ pub const fn undecodable_reason(error: &DecodeError) -> &'static str {
         DecodeError::ColumnLength { .. } => "column_length",
         DecodeError::Index { .. } => "index",
         DecodeError::Address { .. } => "address",
+        DecodeError::FirstString => "first_string",
     }
 }
 

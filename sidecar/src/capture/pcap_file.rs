@@ -56,8 +56,10 @@ impl Window {
             self.buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
-            if self.buffer.len() < self.end + READ_BYTES.max(wanted - self.end) {
-                self.buffer.resize(self.end + READ_BYTES.max(wanted - self.end), 0);
+            // A length may lie: the room at most doubles with what the file really gives.
+            let room = self.end + (wanted - self.end).min(self.end).max(READ_BYTES);
+            if self.buffer.len() < room {
+                self.buffer.resize(room, 0);
             }
             match self.input.read(&mut self.buffer[self.end..]) {
                 Ok(0) => self.ended = true,

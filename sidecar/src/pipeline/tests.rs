@@ -30,6 +30,9 @@ const SEQUENTIAL: &[&str] = &[
     "mysql/pymysql",
     "mysql/client",
 ];
+/// As above, but a connection whose login was lost is known to be compressed only by a command that fills its segment: where segments are
+/// cut as well, that may never come.
+const COMPRESSED: &[&str] = &["mysql/compressed-client"];
 /// Several requests under way, COM_STMT_CLOSE and the command behind it too: what was sent together with a lost one may be left out.
 const PIPELINED: &[&str] =
     &["http1/echo-pipelined", "http1/pipelined", "mysql/identity-prepared", "mysql/prepared", "mysql/cursor", "mysql/direct"];
@@ -337,7 +340,7 @@ fn unchanged(capture: &CleanCapture, way: &Way) -> Result<(), TestCaseError> {
 
 #[test]
 fn what_the_network_may_do_changes_no_exchange() {
-    for_each(&[SEQUENTIAL, PIPELINED, OTHERS, FILES].concat(), &ways(), |capture, way| unchanged(capture, &way));
+    for_each(&[SEQUENTIAL, COMPRESSED, PIPELINED, OTHERS, FILES].concat(), &ways(), |capture, way| unchanged(capture, &way));
 }
 
 /// True if all bytes from the first to the last of a range were captured.
@@ -437,7 +440,7 @@ fn losses(most: usize) -> impl Strategy<Value = (Way, Vec<usize>)> {
 
 #[test]
 fn a_lost_packet_costs_only_what_it_touches() {
-    for_each(SEQUENTIAL, &losses(1), |capture, (way, losses)| {
+    for_each(&[SEQUENTIAL, COMPRESSED].concat(), &losses(1), |capture, (way, losses)| {
         let missing = lossy(capture, &way, &losses)?;
         prop_assert!(missing.is_empty(), "left out without need: {missing:?}");
         Ok(())
@@ -456,7 +459,7 @@ fn lost_packets_cost_at_most_one_neighbour_each() {
 
 #[test]
 fn holes_among_pipelined_requests_invent_nothing() {
-    for_each(&[PIPELINED, OTHERS].concat(), &losses(8), |capture, (way, losses)| lossy(capture, &way, &losses).map(|_| ()));
+    for_each(&[COMPRESSED, PIPELINED, OTHERS].concat(), &losses(8), |capture, (way, losses)| lossy(capture, &way, &losses).map(|_| ()));
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod template;
 #[cfg(test)]
 mod tests;
 pub mod tls;
+pub mod unpack;
 
 use podtap_wire::Protocol;
 
@@ -69,6 +70,15 @@ impl<'a> Input<'a> {
     /// TCP sequence number of the byte at `index`.
     pub fn sequence_at(&self, index: usize) -> u32 {
         self.base.wrapping_add((self.offset + index as u64) as u32)
+    }
+
+    /// The bytes at the front that came in one segment, and what is known about it.
+    pub fn segment(&self) -> (Mark, &'a [u8]) {
+        let next = self.marks.partition_point(|mark| mark.offset <= self.offset);
+        let mark = self.marks.get(next.saturating_sub(1)).copied();
+        let end = self.marks.get(next).map_or(self.data.len(), |mark| (mark.offset - self.offset) as usize);
+        let mark = mark.unwrap_or(Mark { offset: self.offset, time_ns: 0, acknowledged: None });
+        (mark, self.data.get(..end).unwrap_or(self.data))
     }
 
     /// The rest after the first `length` bytes.
@@ -194,8 +204,6 @@ pub enum Discard {
     Malformed,
     /// A message head larger than the cap.
     TooLarge,
-    /// Their protocol compresses them and they are not unpacked.
-    Compressed,
     /// The buffers were full.
     BufferFull,
     /// An answer without a request.
@@ -204,13 +212,12 @@ pub enum Discard {
 
 impl Discard {
     /// Every reason with its label.
-    pub const ALL: [(Self, &'static str); 8] = [
+    pub const ALL: [(Self, &'static str); 7] = [
         (Self::UnknownProtocol, "unknown_protocol"),
         (Self::Opaque, "opaque"),
         (Self::Resync, "resync"),
         (Self::Malformed, "malformed"),
         (Self::TooLarge, "too_large"),
-        (Self::Compressed, "compressed"),
         (Self::BufferFull, "buffer_full"),
         (Self::Unpaired, "unpaired"),
     ];
@@ -309,6 +316,8 @@ pub struct Outbox {
     pub unwanted: Option<(End, u64)>,
     /// Exchanges that were begun and are not finished.
     pub open: usize,
+    /// For what is compressed.
+    pub unpackers: unpack::Unpackers,
 }
 
 /// Where a decoder puts what it finds.

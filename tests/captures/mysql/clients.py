@@ -70,6 +70,21 @@ def latin1():
     connection.close()
 
 
+def multibyte(charset):
+    # 0x5c, a backslash, is the second byte of the letters here: in GBK of U+8A93, in Shift_JIS of U+8868.
+    import pymysql
+    letters = {"gbk": "\u8a93\u4f60\u597d", "sjis": "\u8868\u793a"}[charset]
+    connection = pymysql.connect(**HOST, database="shop", charset=charset)
+    cursor = connection.cursor()
+    cursor.execute(f"SELECT '{letters}', 'secret'")
+    cursor.execute(f"SELECT name FROM items WHERE name = '{letters}'")
+    try:
+        cursor.execute(f"SELECT {letters} FROM items")
+    except pymysql.MySQLError as error:
+        print(error)
+    connection.close()
+
+
 def identity():
     # Statement N gives N rows, changes N rows, or fails with N in its message.
     import pymysql
@@ -178,6 +193,48 @@ def cursor():
     while library.mysql_stmt_fetch(statement) == 0:
         pass
     library.mysql_stmt_close(statement)
+    library.mysql_close(connection)
+
+
+class Bind(ctypes.Structure):
+    # MYSQL_BIND of mariadb_stmt.h.
+    _fields_ = [("length", ctypes.c_void_p), ("is_null", ctypes.c_void_p), ("buffer", ctypes.c_void_p), ("error", ctypes.c_void_p),
+                ("indicator", ctypes.c_void_p), ("store", ctypes.c_void_p), ("fetch", ctypes.c_void_p), ("skip", ctypes.c_void_p),
+                ("buffer_length", ctypes.c_ulong), ("offset", ctypes.c_ulong), ("length_value", ctypes.c_ulong),
+                ("flags", ctypes.c_uint), ("pack_length", ctypes.c_uint), ("buffer_type", ctypes.c_int),
+                ("error_value", ctypes.c_char), ("is_unsigned", ctypes.c_char), ("long_data_used", ctypes.c_char),
+                ("is_null_value", ctypes.c_char), ("extension", ctypes.c_void_p)]
+
+
+def bulk():
+    library, connection = libmariadb()
+    library.mysql_stmt_bind_param.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    library.mysql_stmt_error.restype, library.mysql_stmt_error.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
+    text = b"INSERT INTO items (id, name, price) VALUES (?, 'bulk', ?)"
+    for numbers in ([2001, 2002, 2003, 2004, 2005], [2006], [2001, 2007]):
+        count = len(numbers)
+        prices = [b"1.50", b"", b"3.25", b"44", b"5"][:count]
+        statement = library.mysql_stmt_init(connection)
+        rows = ctypes.c_uint(count)
+        library.mysql_stmt_attr_set(statement, 201, ctypes.byref(rows))
+        library.mysql_stmt_prepare(statement, text, len(text))
+        binds = (Bind * 2)()
+        ids = (ctypes.c_int * count)(*numbers)
+        texts = (ctypes.c_char_p * count)(*prices)
+        lengths = (ctypes.c_ulong * count)(*map(len, prices))
+        # STMT_INDICATOR_NULL for the second price.
+        indicators = (ctypes.c_char * count)(*[1 if index == 1 else 0 for index in range(count)])
+        plain = (ctypes.c_char * count)()
+        binds[0].buffer, binds[0].buffer_type, binds[0].indicator = ctypes.addressof(ids), 3, ctypes.addressof(plain)
+        binds[1].buffer, binds[1].buffer_type = ctypes.addressof(texts), 253
+        binds[1].length, binds[1].indicator = ctypes.addressof(lengths), ctypes.addressof(indicators)
+        library.mysql_stmt_bind_param(statement, binds)
+        if library.mysql_stmt_execute(statement) != 0:
+            print(library.mysql_stmt_error(statement))
+        library.mysql_stmt_close(statement)
+    text = b"DELETE FROM items WHERE id > 2000"
+    library.mysql_real_query.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_ulong]
+    library.mysql_real_query(connection, text, len(text))
     library.mysql_close(connection)
 
 

@@ -54,6 +54,8 @@ python() { capture "$1" "$work/venv/bin/python" "$here/clients.py" "${@:2}"; }
 # mariadb client: CLIENT_DEPRECATE_EOF and MariaDB's cached metadata.
 cli client.pcap -f -v shop < "$here/client.sql"
 cli compressed.pcap --compress shop -e 'SELECT * FROM items ORDER BY id'
+# The first scenario once more, packed with zlib; short messages stay as they are.
+cli compressed-client.pcap --compress -f -v shop < "$here/client.sql"
 capture tls.pcap mariadb --no-defaults -h127.0.0.1 -upt -psecret --ssl shop -e 'SELECT 1'
 capture refused.pcap mariadb --no-defaults -h127.0.0.1 -upt -pwrong --skip-ssl shop -e 'SELECT 1'
 # PyMySQL: classic EOF, text protocol.
@@ -61,6 +63,9 @@ python pymysql.pcap pymysql
 python infile.pcap infile
 python error-in-rows.pcap error_in_rows
 python latin1.pcap latin1
+# The second byte of a letter may be a backslash or a quote.
+python gbk.pcap multibyte gbk
+python sjis.pcap multibyte sjis
 # Every answer repeats who asked, in rows, affected rows or message.
 python identity.pcap identity
 python identity-prepared.pcap identity_prepared
@@ -70,4 +75,6 @@ python prepared.pcap prepared
 # libmariadb: prepared statements with CLIENT_DEPRECATE_EOF, PREPARE and EXECUTE sent together; a cursor.
 python direct.pcap direct
 python cursor.pcap cursor
+# libmariadb: many rows of parameters in one command, of integers, texts, and texts that are NULL.
+python bulk.pcap bulk
 ls -l "$here"/*.pcap

@@ -85,6 +85,7 @@ fn bad_batches_are_refused() {
     check(|batch| batch.url_path = vec![0, 0], DecodeError::ColumnLength { column: "url_path", found: 2, rows: 1 });
     check(|batch| batch.service_name = vec![99], DecodeError::Index { column: "service_name", row: 0, index: 99 });
     check(|batch| batch.client_address = vec![9], DecodeError::Index { column: "client_address", row: 0, index: 9 });
+    check(|batch| batch.strings[0] = "absent".to_owned(), DecodeError::FirstString);
     check(|batch| batch.addresses[0] = vec![1, 2], DecodeError::Address { index: 0, length: 2 });
     assert!(matches!(DecodedBatch::decode(&[0xff, 0xff]), Err(DecodeError::Malformed(_))));
 }

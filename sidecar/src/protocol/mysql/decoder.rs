@@ -5,12 +5,14 @@ use podtap_wire::Protocol;
 use super::super::exchange::{Detail, MysqlDetail};
 use super::super::pairing::{Admission, Pairing};
 use super::super::{Decoder, Discard, Ending, Exchange, Gap, Incident, Input, Output, Progress, Sender, Start, tls};
+use super::charset::Charset;
 use super::command::{self, Answered, Command};
+use super::compression::{self, Scale};
 use super::frame::{FULL, Fields, HEADER, Header};
 use super::handshake::{self, CLIENT_QUERY_ATTRIBUTES, CLIENT_SSL, SSL_REQUEST_LENGTH};
 use super::parameters;
 use super::results::Answer;
-use super::session::{Charset, Session};
+use super::session::Session;
 use crate::reassembly::Close;
 
 /// Bytes of a statement that are kept: longer ones are bulk inserts, whose fingerprint is settled long before.
@@ -91,6 +93,16 @@ pub(super) struct Mysql {
     pub(super) answer_begun: bool,
     /// The greeting's bytes, until the login they belong to.
     pub(super) greeting_bytes: u64,
+    /// What client and server send from their next packet on is compressed.
+    pub(super) packed: [bool; 2],
+    /// Where bytes are compressed, what they are on the wire.
+    scales: Option<Box<[Scale; 2]>>,
+    /// Bytes on the wire that the current hole stands for, where that is not its length.
+    pub(super) lost_on_wire: Option<u64>,
+    /// A request began a new count: its answer begins where the server's stream stands.
+    pub(super) realigned: bool,
+    /// The bytes are of another protocol.
+    pub(super) rejected: bool,
     receiver: Receiver,
     unanswered: Option<Box<Exchange>>,
 }
@@ -109,8 +121,98 @@ impl Mysql {
             answer_ends: false,
             answer_begun: false,
             greeting_bytes: 0,
+            packed: [false; 2],
+            scales: None,
+            lost_on_wire: None,
+            realigned: false,
+            rejected: false,
             receiver: Receiver::Nobody,
             unanswered: None,
+        }
+    }
+
+    /// What unpacked bytes of an end are on the wire.
+    pub fn scale(&mut self, sender: Sender) -> &mut Scale {
+        &mut self.scales.get_or_insert_default()[sender as usize]
+    }
+
+    /// TCP payload of the first `end` bytes of the input.
+    pub(super) fn wire(&self, input: &Input<'_>, end: usize) -> u64 {
+        match &self.scales {
+            None => end as u64,
+            Some(scales) => scales[input.sender as usize].wire(input.offset, end),
+        }
+    }
+
+    /// TCP sequence number of the first byte of the input.
+    pub(super) fn sequence(&self, input: &Input<'_>) -> u32 {
+        let unpacked = self.scales.as_ref().and_then(|scales| scales[input.sender as usize].sequence(input.offset));
+        unpacked.unwrap_or_else(|| input.sequence_at(0))
+    }
+
+    /// Takes as much as it can of unpacked bytes; tells how much, and what it needs to go on.
+    pub fn feed(&mut self, input: &Input<'_>, out: &mut Output<'_>) -> (usize, usize) {
+        let discarded = out.outbox.discarded;
+        let (taken, need) = self.feed_unpacked(input, out);
+        // What was passed over is counted as it was on the wire.
+        let wire = self.wire(input, taken);
+        for (now, before) in out.outbox.discarded.iter_mut().zip(discarded) {
+            *now = before + (*now - before) * wire / taken.max(1) as u64;
+        }
+        (taken, need)
+    }
+
+    fn feed_unpacked(&mut self, input: &Input<'_>, out: &mut Output<'_>) -> (usize, usize) {
+        let mut rest = *input;
+        while !rest.data.is_empty() {
+            match self.data(&rest, out) {
+                Progress::Consumed(length) if length > 0 => rest = rest.after(length),
+                Progress::Consumed(_) => break,
+                Progress::Need(length) => return (input.data.len() - rest.data.len(), length),
+                Progress::Reject => {
+                    self.rejected = true;
+                    break;
+                }
+            }
+        }
+        (input.data.len() - rest.data.len(), 0)
+    }
+
+    /// Whether compression begins with these bytes of the client although the end of the login was not seen. Only a command has the
+    /// number 0, so with it whatever was missing of a login is over; without the login, the command tells whether it is compressed.
+    pub fn turns(&mut self, data: &[u8]) -> bool {
+        let waits = !self.packed[Sender::Client as usize] && self.client.is_over();
+        match self.session.is_compressed() {
+            true => {
+                waits
+                    && matches!(self.phase, Phase::Login | Phase::Authentication)
+                    && Header::parse(data).is_some_and(|header| header.sequence == 0)
+            }
+            false => {
+                let unknown = self.session.capabilities.is_none() && (self.client.lost || !matches!(self.phase, Phase::Command));
+                waits && unknown && compression::is_certain(data)
+            }
+        }
+    }
+
+    /// True if the server's answer to the login is still to come.
+    pub fn awaits_login(&self) -> bool {
+        matches!(self.phase, Phase::Login | Phase::Authentication) && !self.server.lost
+    }
+
+    /// True if the position in a stream is lost.
+    pub fn is_lost(&self, sender: Sender) -> bool {
+        match sender {
+            Sender::Client => self.client.lost,
+            Sender::Server => self.server.lost,
+        }
+    }
+
+    /// Loses the position in a stream.
+    pub fn lose(&mut self, sender: Sender, out: &mut Output<'_>) {
+        match sender {
+            Sender::Client => self.lose_requests(out),
+            Sender::Server => self.lose_answers(out),
         }
     }
 
@@ -146,11 +248,6 @@ impl Mysql {
         match self.phase {
             Phase::Login | Phase::Unknown if header.sequence == 1 => self.login(input, header, payload, out),
             // The sequence numbers of a file's packets wrap around.
-            // Only a command has the number 0, so whatever is missing of a login is over.
-            Phase::Login | Phase::Authentication if header.sequence == 0 && self.session.is_compressed() => {
-                self.phase = Phase::Opaque(Discard::Compressed);
-                discard_all(input, Discard::Compressed, out)
-            }
             _ if header.sequence == 0 && self.answer != Answer::File => {
                 self.phase = Phase::Command;
                 self.command(input, header, payload, out)
@@ -169,9 +266,10 @@ impl Mysql {
     /// Counts bytes of the client's current packet, up to `end` of the input, and ends the request with the packet.
     fn request_bytes(&mut self, input: &Input<'_>, end: usize, out: &mut Output<'_>) {
         let over = self.client.is_over();
+        let wire = self.wire(input, end);
         match self.receiver() {
             Some(exchange) => {
-                exchange.request.bytes += end as u64;
+                exchange.request.bytes += wire;
                 if over {
                     exchange.request.finish(input, end);
                 }
@@ -203,7 +301,7 @@ impl Mysql {
             return self.malformed(input, Sender::Client, out);
         };
         self.session.agree(login.capabilities);
-        self.session.charset = Charset::of_collation(u16::from(login.charset));
+        self.session.charset = Charset::of_collation(login.charset);
         self.session.user = String::from_utf8_lossy(login.user).into_owned();
         self.session.schema = String::from_utf8_lossy(login.schema).into_owned();
         let mut exchange = self.begin(input, &command::CONNECT, out);
@@ -232,6 +330,7 @@ impl Mysql {
     pub(super) fn begin(&self, input: &Input<'_>, command: &Command, out: &mut Output<'_>) -> Box<Exchange> {
         let mut exchange = out.begin(Protocol::Mysql);
         exchange.request.start(input, 0);
+        exchange.request.sequence = Some(self.sequence(input));
         let mut detail =
             MysqlDetail { command: command.name, code: command.code, floor: input.acknowledged_at(0), ..MysqlDetail::default() };
         self.session.stamp(&mut exchange, &mut detail);
@@ -256,13 +355,16 @@ impl Mysql {
             false => self.pairing.admit(input.acknowledged_at(0), self.server_offset, out),
         };
         if admission == Admission::Realigned {
+            self.realigned = true;
+            // Whatever was missing of a login is over.
+            self.packed[Sender::Server as usize] |= self.packed[Sender::Client as usize];
             self.answer = Answer::First;
             self.answer_ends = false;
             self.answer_begun = false;
             self.server = Reader::default();
         }
         let mut exchange = self.begin(input, command, out);
-        exchange.request.bytes = (HEADER + wanted) as u64;
+        exchange.request.bytes = self.wire(input, HEADER + wanted);
         self.arguments(&mut exchange, command, arguments, header.length > wanted, out);
         self.client.pass(header, wanted);
         if self.client.is_over() {
@@ -363,10 +465,7 @@ impl Mysql {
             self.pairing.abandon(Incident::Rejected, out);
             return Progress::Reject;
         }
-        match sender {
-            Sender::Client => self.lose_requests(out),
-            Sender::Server => self.lose_answers(out),
-        }
+        self.lose(sender, out);
         discard_all(input, Discard::Malformed, out)
     }
 
@@ -399,11 +498,12 @@ impl Mysql {
             self.cut_command(before, out);
         }
         let survives = gap.length <= self.client.left as u64;
+        let wire = self.lost_on_wire.unwrap_or(gap.length);
         if let Some(exchange) = self.receiver()
             && !exchange.request.done
         {
-            exchange.request.bytes += gap.length;
-            exchange.request.lost += if gap.skipped { 0 } else { gap.length };
+            exchange.request.bytes += wire;
+            exchange.request.lost += if gap.skipped { 0 } else { wire };
             exchange.partial |= !gap.skipped;
             exchange.request.done = !survives;
         }

@@ -1,11 +1,13 @@
 //! MySQL 4.1 to 9.x and MariaDB (MySQL "Client/Server Protocol" in the source documentation; MariaDB "Clientserver Protocol").
 //!
-//! [`frame`] knows packets and integers, [`handshake`] the login, [`command`] what clients send, [`answer`] what servers send,
-//! [`decoder`] joins them. Capabilities that were not seen are inferred from the bytes, which a capture that starts in the middle
-//! of a connection needs.
+//! [`frame`] knows packets and integers, [`compression`] unpacks them, [`handshake`] is the login, [`command`] what clients send,
+//! [`answer`] what servers send, [`decoder`] joins them. Capabilities that were not seen are inferred from the bytes, which a
+//! capture that starts in the middle of a connection needs.
 
 mod answer;
+mod charset;
 mod command;
+mod compression;
 mod decoder;
 mod frame;
 mod handshake;
@@ -36,7 +38,8 @@ pub fn detect(probe: &Probe<'_>) -> Verdict {
     if refused {
         return Verdict::Yes(Sender::Server);
     }
-    if probe.sender != Some(Sender::Server) && !probe.from_start && command::is_certain(payload, packet.length) {
+    let certain = command::is_certain(payload, packet.length) || compression::is_certain(data);
+    if probe.sender != Some(Sender::Server) && !probe.from_start && certain {
         return Verdict::Yes(Sender::Client);
     }
     if first_word && payload.len() < packet.length && handshake::may_become_first_packet(payload, packet.length) {
@@ -47,5 +50,5 @@ pub fn detect(probe: &Probe<'_>) -> Verdict {
 
 /// A reader of one connection.
 pub fn decoder(start: Start) -> Box<dyn Decoder> {
-    Box::new(decoder::Mysql::new(start))
+    Box::new(compression::Envelope::new(start))
 }

@@ -75,9 +75,10 @@ impl Mysql {
     /// Counts bytes of the server's current packet, up to `end` of the input.
     fn answer_bytes(&mut self, input: &Input<'_>, end: usize, out: &mut Output<'_>) {
         let ends = self.answer_ends && self.server.is_over();
+        let wire = self.wire(input, end);
         match self.pairing.front() {
             Some(exchange) => {
-                exchange.response.bytes += end as u64;
+                exchange.response.bytes += wire;
                 if ends {
                     exchange.response.finish(input, end);
                 }
@@ -168,11 +169,13 @@ impl Mysql {
         }
         self.confirmed = true;
         self.answer_begun = true;
+        let sequence = self.sequence(input);
         if fresh
             && self.answers_now(answered, first)
             && let Some(exchange) = self.pairing.front()
         {
             exchange.response.start(input, 0);
+            exchange.response.sequence = Some(sequence);
             if !exchange.request.done {
                 exchange.request.done = true;
             }
@@ -187,7 +190,8 @@ impl Mysql {
         let after_server = self.server.sequence.wrapping_add(1);
         let after_client = self.client.sequence.wrapping_add(1);
         match self.answer {
-            _ if matches!(self.phase, Phase::Authentication) => true,
+            // Servers number unpacked packets on from the compressed packet they put them into.
+            _ if matches!(self.phase, Phase::Authentication) || self.packed[Sender::Server as usize] => true,
             // Where the client has a say too, the number follows from whoever spoke last.
             Answer::First if self.answer_begun && answered == Answered::Login => sequence == after_server || sequence == after_client,
             Answer::File => sequence == after_client,
@@ -400,11 +404,14 @@ impl Mysql {
         self.server.sequence = sequence;
         self.server.continued = false;
         self.count_rows(rows);
+        let wire = self.wire(input, position);
+        let sequence = self.sequence(input);
         if let Some(exchange) = self.pairing.front() {
-            exchange.response.bytes += position as u64;
+            exchange.response.bytes += wire;
             // An answer to COM_STMT_FETCH begins with a row.
             if exchange.response.first_ns.is_none() {
                 exchange.response.start(input, 0);
+                exchange.response.sequence = Some(sequence);
             }
         }
         Some(position)
@@ -470,13 +477,11 @@ impl Mysql {
         exchange.response.done = true;
         let failed = exchange.status != Status::Ok;
         if let Detail::Mysql(detail) = exchange.detail {
-            let login = matches!(self.phase, Phase::Authentication);
-            if login {
-                self.phase = match (failed, self.session.is_compressed()) {
-                    (true, _) => Phase::Opaque(Discard::Unpaired),
-                    (false, true) => Phase::Opaque(Discard::Compressed),
-                    (false, false) => Phase::Command,
-                };
+            if matches!(self.phase, Phase::Authentication) {
+                self.phase = if failed { Phase::Opaque(Discard::Unpaired) } else { Phase::Command };
+            }
+            if detail.code == command::CONNECT.code && !failed && self.session.is_compressed() {
+                self.packed = [true; 2];
             }
             if !failed {
                 self.take_effect(&exchange, &detail);
@@ -552,11 +557,12 @@ impl Mysql {
             out.discard(Discard::Resync, before.data.len());
         }
         let survives = gap.length <= self.server.left as u64;
+        let wire = self.lost_on_wire.unwrap_or(gap.length);
         if let Some(exchange) = self.pairing.front()
             && exchange.response.first_ns.is_some()
         {
-            exchange.response.bytes += gap.length;
-            exchange.response.lost += if gap.skipped { 0 } else { gap.length };
+            exchange.response.bytes += wire;
+            exchange.response.lost += if gap.skipped { 0 } else { wire };
             exchange.partial |= !gap.skipped;
         }
         if !survives {

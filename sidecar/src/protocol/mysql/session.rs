@@ -3,58 +3,15 @@
 use rustc_hash::FxHashMap;
 
 use super::super::Exchange;
-use super::super::exchange::{MysqlDetail, Span};
+use super::super::exchange::MysqlDetail;
 use super::answer::Change;
+use super::charset::{self, Charset};
 use super::handshake::{CLIENT_COMPRESS, CLIENT_DEPRECATE_EOF, CLIENT_ZSTD_COMPRESSION};
 
 /// Most prepared statements remembered for one connection: connectors cache 25 (Connector/J) to 1,000 or so.
 const MAX_STATEMENTS: usize = 1024;
 /// Most bytes of statements remembered for one connection.
 const MAX_STATEMENT_BYTES: usize = 512 << 10;
-
-/// Character set of the client's texts, as far as it matters here.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Charset {
-    /// UTF-8, or one that is not converted: what is no UTF-8 in it is replaced.
-    #[default]
-    Utf8,
-    /// MySQL's latin1, which is Windows-1252.
-    Latin1,
-}
-
-impl Charset {
-    /// The character set of a collation (`information_schema.COLLATIONS`).
-    pub fn of_collation(collation: u16) -> Self {
-        if matches!(collation, 5 | 8 | 15 | 31 | 47 | 48 | 49 | 94) { Self::Latin1 } else { Self::Utf8 }
-    }
-
-    fn named(name: &[u8]) -> Self {
-        if name.eq_ignore_ascii_case(b"latin1") { Self::Latin1 } else { Self::Utf8 }
-    }
-
-    /// Keeps text as UTF-8.
-    pub fn put(self, exchange: &mut Exchange, bytes: &[u8]) -> Span {
-        match self {
-            Self::Latin1 if !bytes.is_ascii() => {
-                let text: String = bytes.iter().map(|byte| windows_1252(*byte)).collect();
-                exchange.put(text.as_bytes())
-            }
-            _ => exchange.put(bytes),
-        }
-    }
-}
-
-/// A letter of Windows-1252; the five bytes it leaves open are controls, as MySQL has them.
-fn windows_1252(byte: u8) -> char {
-    const UPPER: [char; 32] = [
-        '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8d}', 'Ž', '\u{8f}', '\u{90}', '‘', '’', '“', '”', '•',
-        '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9d}', 'ž', 'Ÿ',
-    ];
-    match byte {
-        0x80..=0x9f => UPPER[usize::from(byte - 0x80)],
-        _ => char::from(byte),
-    }
-}
 
 /// A prepared statement.
 #[derive(Debug, Default)]
@@ -189,12 +146,10 @@ impl Session {
                 schema.clone_into(&mut self.schema);
             }
         } else if word.eq_ignore_ascii_case("set")
-            && let Some((names, rest)) = rest.trim_start().split_at_checked(6)
-            && names.eq_ignore_ascii_case("names ")
+            && rest.starts_with(|letter: char| letter.is_whitespace() || letter == '@')
+            && let Some(charset) = charset::set_by(rest)
         {
-            let name = rest.trim_start().trim_start_matches(['\'', '"']);
-            let end = name.find(|letter: char| !letter.is_ascii_alphanumeric()).unwrap_or(name.len());
-            self.charset = Charset::named(&name.as_bytes()[..end]);
+            self.charset = charset;
         }
     }
 
@@ -202,7 +157,7 @@ impl Session {
     pub fn change(&mut self, change: Change<'_>) {
         match change {
             Change::Schema(schema) => self.schema = String::from_utf8_lossy(schema).into_owned(),
-            Change::Charset(name) => self.charset = Charset::named(name),
+            Change::Charset(name) => self.charset = Charset::named(&String::from_utf8_lossy(name)),
         }
     }
 

@@ -253,6 +253,110 @@ fn session_follows_statements() {
     }
 }
 
+/// A greeting of a server that compresses, and a login that asks for it.
+fn compressing() -> Script {
+    let capabilities: u32 = 0x0000_8220 | 1 << 24;
+    let mut greeting = b"\x0a8.4.0\0\x07\0\0\0aaaaaaaa\0".to_vec();
+    greeting.extend_from_slice(&(capabilities as u16).to_le_bytes());
+    greeting.extend_from_slice(b"\xff\x02\0");
+    greeting.extend_from_slice(&((capabilities >> 16) as u16).to_le_bytes());
+    greeting.extend_from_slice(b"\x15\0\0\0\0\0\0\0\0\0\0aaaaaaaaaaaa\0");
+    let mut login = capabilities.to_le_bytes().to_vec();
+    login.extend_from_slice(b"\0\0\0\x01\xff");
+    login.extend_from_slice(&[0; 23]);
+    login.extend_from_slice(b"pt\0\0");
+    Script::opened().server(packet(0, greeting)).client(packet(1, login)).server(packet(2, OK))
+}
+
+/// A compressed packet; `algorithm` packs, or leaves as it is.
+fn wrapped(sequence: u8, bytes: &[u8], algorithm: fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
+    let inside = algorithm(bytes);
+    let unpacked = if inside == bytes { 0 } else { bytes.len() as u32 };
+    [&(inside.len() as u32).to_le_bytes()[..3], &[sequence], &unpacked.to_le_bytes()[..3], &inside].concat()
+}
+
+fn plain(bytes: &[u8]) -> Vec<u8> {
+    bytes.to_vec()
+}
+
+fn zlib(bytes: &[u8]) -> Vec<u8> {
+    let mut packer = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+    std::io::Write::write_all(&mut packer, bytes).unwrap();
+    packer.finish().unwrap()
+}
+
+fn zstd(bytes: &[u8]) -> Vec<u8> {
+    zstd::bulk::compress(bytes, 3).unwrap()
+}
+
+const LOGIN: &str = "CONNECT [] ok rows - affected - 1+1";
+
+#[test]
+fn compressed_in_every_way_and_cut_anywhere() {
+    let rows: Vec<Vec<u8>> = (0..200).map(|row| packet((3 + row) as u8, format!("\x0arow {row:06}"))).collect();
+    let answer = [packets(1, [b"\x01", COLUMN]), rows.concat(), packet(203, OK_EOF)].concat();
+    for algorithm in [plain, zlib, zstd] {
+        // The answer in two packets whose border lies within a row.
+        let (first, second) = answer.split_at(1000);
+        let wire = [wrapped(1, first, algorithm), wrapped(2, second, algorithm)].concat();
+        let ask = wrapped(0, &query("select a from t"), algorithm);
+        for cut in 0..wire.len() {
+            let (first, second) = wire.split_at(cut);
+            let mut script = compressing().client(&ask);
+            script = if first.is_empty() { script } else { script.server(first) };
+            let outcome = read(&script.server(second).client(wrapped(0, &query("select 2"), algorithm)).sent, true, show);
+            assert_eq!(outcome.lines.len(), 3, "{:?}", outcome.lines);
+            assert_eq!(outcome.lines[0], LOGIN);
+            assert!(outcome.lines[1].starts_with("COM_QUERY [select a from t] ok rows 200 affected -"), "{cut}: {:?}", outcome.lines);
+            assert!(outcome.lines[2].starts_with("COM_QUERY [select 2] no_response"), "{:?}", outcome.lines);
+            assert_eq!(outcome.outbox.unpackers.reserved(), 0);
+        }
+    }
+}
+
+#[test]
+fn sizes_of_a_compressed_connection_are_those_on_the_wire() {
+    let text = format!("select {}", "a".repeat(5000));
+    let (ask, answer) = (wrapped(0, &query(&text), zlib), wrapped(1, &packet(1, OK), plain));
+    let sizes = |record: &RequestRecord<'_>| format!("{} {}", record.request_bytes, record.response_bytes);
+    let outcome = read(&compressing().client(&ask).server(&answer).sent, true, sizes);
+    assert_eq!(outcome.lines[1], format!("{} {}", ask.len(), answer.len()));
+}
+
+#[test]
+fn what_cannot_be_unpacked_is_a_hole() {
+    let lie = |mut packet: Vec<u8>| {
+        packet[4] = packet[4].wrapping_add(1);
+        packet
+    };
+    let spoil = |mut packet: Vec<u8>| {
+        packet[9] ^= 0xff;
+        packet
+    };
+    let answer = wrapped(1, &packets(1, [b"\x01", COLUMN, b"\x011", b"\x012", OK_EOF]), zlib);
+    // Where one byte too few comes, all of the answer was there.
+    for (broken, whole) in [(lie(answer.clone()), true), (spoil(answer.clone()), false)] {
+        let script = compressing()
+            .client(wrapped(0, &query("select a from t"), plain))
+            .server(broken)
+            .client(wrapped(0, &query("select 2"), plain))
+            .server(wrapped(1, &packet(1, OK), plain));
+        let outcome = read(&script.sent, true, show);
+        assert_eq!(outcome.lines.last().map(String::as_str), Some("COM_QUERY [select 2] ok rows - affected 1 1+1"));
+        let first = outcome.lines.iter().find(|line| line.contains("select a"));
+        assert_eq!(first.is_some_and(|line| line.contains("rows 2") && !line.ends_with("partial")), whole, "{:?}", outcome.lines);
+        assert!(whole || outcome.discarded(Discard::Malformed) > 0);
+    }
+}
+
+#[test]
+fn a_packet_that_claims_too_much_beside_others_is_not_unpacked() {
+    let script = compressing().client([&[0, 1, 0, 0, 0xff, 0xff, 0xff][..], &[0x78; 256]].concat());
+    let outcome = read(&script.sent, true, show);
+    assert_eq!(outcome.lines, [LOGIN]);
+    assert!(outcome.discarded(Discard::Malformed) > 0);
+}
+
 // The rest reads captures of real servers and clients (tests/captures/mysql, see make.sh there).
 
 type Seen = (String, String, Option<u64>, Option<u64>, Option<u64>, Option<u64>, String);
@@ -369,8 +473,20 @@ fn records<'a>(packets: impl Iterator<Item = &'a (u64, Vec<u8>)>) -> (HashMap<(u
     (whole, partial)
 }
 
-const CAPTURES: [&str; 8] =
-    ["client.pcap", "cursor.pcap", "direct.pcap", "error-in-rows.pcap", "infile.pcap", "latin1.pcap", "prepared.pcap", "pymysql.pcap"];
+const CAPTURES: [&str; 12] = [
+    "bulk.pcap",
+    "client.pcap",
+    "compressed-client.pcap",
+    "cursor.pcap",
+    "direct.pcap",
+    "error-in-rows.pcap",
+    "gbk.pcap",
+    "infile.pcap",
+    "latin1.pcap",
+    "prepared.pcap",
+    "pymysql.pcap",
+    "sjis.pcap",
+];
 
 /// True if a record is one of those that the whole capture gives, save for a statement whose PREPARE was not seen, or letters in a
 /// character set that was agreed on before.

@@ -1,0 +1,483 @@
+//! The compressed protocol (MySQL Source Code Documentation, "Compression"; MariaDB, "Compressed packet"): unpacks what comes behind
+//! the login and hands it to [`Mysql`] as if it had been sent so.
+//!
+//! Offsets of unpacked bytes begin at that of the first compressed packet and go on without regard to how the bytes were packed; sizes and
+//! sequence numbers in records are those on the wire ([`Scale`]). Guarantee: a packet that cannot be unpacked, or of
+//! which a part is missing, becomes a hole as long as the packet says it was before packing.
+
+use std::collections::VecDeque;
+
+use super::super::unpack::{PIECE, Refusal, Unpacker};
+use super::super::{Decoder, Discard, Ending, Gap, Input, Output, Progress, Sender, Start};
+use super::command;
+use super::decoder::{Mysql, discard_all};
+use super::frame;
+use crate::reassembly::{Close, Mark};
+
+/// Bytes of a header: length (3, little endian), sequence number (1), length before packing (3).
+const HEADER: usize = 7;
+
+/// Header of a compressed packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Header {
+    /// Bytes behind the header.
+    length: usize,
+    sequence: u8,
+    /// What they are when unpacked; 0 where they are not packed.
+    unpacked: usize,
+}
+
+impl Header {
+    fn parse(data: &[u8]) -> Option<Self> {
+        let frame::Header { length, sequence } = frame::Header::parse(data)?;
+        let [a, b, c, ..] = *data.get(frame::HEADER..)? else { return None };
+        Some(Self { length, sequence, unpacked: usize::from(a) | usize::from(b) << 8 | usize::from(c) << 16 })
+    }
+}
+
+/// Whether a segment holds exactly a command, or several, that was too short to be packed.
+pub(super) fn is_certain(data: &[u8]) -> bool {
+    let Some(header) = Header::parse(data) else { return false };
+    let Some(inside) = data.get(HEADER..) else { return false };
+    let whole = header.sequence == 0 && header.unpacked == 0 && header.length == inside.len();
+    whole
+        && frame::Header::parse(inside).is_some_and(|inner| {
+            let payload = inside.get(frame::HEADER..).unwrap_or_default();
+            inner.sequence == 0 && inner.length > 0 && command::is_certain(payload, inner.length)
+        })
+}
+
+/// A packet's place among unpacked bytes, and its share of the bytes on the wire.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// Offset of the first unpacked byte.
+    start: u64,
+    /// TCP sequence number of the header.
+    sequence: u32,
+    unpacked: u64,
+    wire: u64,
+}
+
+/// How many bytes on the wire unpacked bytes were: sizes in records are TCP payload. Within a packet all bytes weigh the same.
+#[derive(Debug, Default)]
+pub(super) struct Scale {
+    places: VecDeque<Place>,
+    /// Bytes on the wire of the packets that were dropped from `places`.
+    before: u64,
+}
+
+impl Scale {
+    /// A packet begins; bytes in front of `needed` will not be asked for again.
+    fn push(&mut self, place: Place, needed: u64) {
+        while let Some(first) = self.places.front()
+            && first.start + first.unpacked <= needed
+        {
+            self.before += first.wire;
+            self.places.pop_front();
+        }
+        self.places.push_back(place);
+    }
+
+    fn at(&self, offset: u64) -> u64 {
+        let mut wire = self.before;
+        for place in &self.places {
+            let inside = offset.saturating_sub(place.start).min(place.unpacked);
+            if inside == place.unpacked {
+                wire += place.wire;
+            } else {
+                return wire + place.wire * inside / place.unpacked;
+            }
+        }
+        wire
+    }
+
+    /// TCP sequence number that stands for an unpacked byte: that of its packet's header and the byte's place in the packet. Both ends
+    /// tell the same, wherever they joined.
+    pub fn sequence(&self, offset: u64) -> Option<u32> {
+        let place = self.places.iter().rev().find(|place| place.start <= offset)?;
+        Some(place.sequence.wrapping_add((offset - place.start) as u32))
+    }
+
+    /// The share of `length` unpacked bytes from `offset` on.
+    pub fn wire(&self, offset: u64, length: usize) -> u64 {
+        self.at(offset + length as u64) - self.at(offset)
+    }
+}
+
+/// The unpacking of one stream.
+#[derive(Debug, Default)]
+struct Stream {
+    /// Offset behind the last unpacked byte; `None` before the first.
+    offset: Option<u64>,
+    /// Bytes of the current packet that are still to come.
+    left: usize,
+    /// What they are when unpacked.
+    unpacked_left: usize,
+    /// The current packet is packed.
+    packed: bool,
+    /// The rest of the current packet is of no use.
+    skipping: bool,
+    /// What is known about the current packet's header, until its first unpacked byte.
+    header: Option<Mark>,
+    /// The current packet's last byte, until all of the packet is there.
+    held: Option<u8>,
+    /// Position unknown.
+    lost: bool,
+    unpacker: Option<Box<Unpacker>>,
+    /// Unpacked bytes of an incomplete message.
+    kept: Vec<u8>,
+    marks: Vec<Mark>,
+    need: usize,
+}
+
+impl Stream {
+    /// Forgets the current packet and what is incomplete.
+    fn clear(&mut self, scale: &mut Scale, out: &mut Output<'_>) {
+        self.release(out);
+        out.outbox.buffered_bytes -= self.kept.len();
+        let first = self.marks.first().map(|mark| mark.offset);
+        if let Some((first, end)) = first.zip(self.offset) {
+            out.discard(Discard::Resync, scale.wire(first, (end - first) as usize) as usize);
+        }
+        *scale = Scale::default();
+        *self = Self::default();
+    }
+
+    fn release(&mut self, out: &mut Output<'_>) {
+        if let Some(unpacker) = self.unpacker.take() {
+            out.outbox.unpackers.give_back(*unpacker);
+        }
+    }
+}
+
+/// A connection that may turn to compression.
+#[derive(Debug)]
+pub(super) struct Envelope {
+    mysql: Mysql,
+    /// Made when a stream turns.
+    streams: Option<Box<[Stream; 2]>>,
+}
+
+impl Envelope {
+    pub fn new(start: Start) -> Self {
+        Self { mysql: Mysql::new(start), streams: None }
+    }
+
+    fn is_packed(&mut self, input: &Input<'_>) -> bool {
+        if input.sender == Sender::Client && self.mysql.turns(input.data) {
+            // What answers the login is not compressed.
+            let waits = self.mysql.awaits_login();
+            let [client, server] = &mut self.mysql.packed;
+            *client = true;
+            if !waits && !std::mem::replace(server, true) {
+                // Until a request tells where an answer begins.
+                self.streams.get_or_insert_default()[Sender::Server as usize].lost = true;
+            }
+        }
+        self.mysql.packed[input.sender as usize]
+    }
+
+    fn packed_data(&mut self, input: &Input<'_>, out: &mut Output<'_>) -> Progress {
+        let streams = self.streams.get_or_insert_default();
+        let stream = &mut streams[input.sender as usize];
+        if stream.left > 0 {
+            return self.packet(input, out);
+        }
+        if stream.lost {
+            // A command begins a segment, and only a command's packet has the number 0.
+            let begins = Header::parse(input.data).is_some_and(|header| header.sequence == 0 && header.length + HEADER <= input.data.len());
+            if input.sender == Sender::Server || !begins {
+                return discard_all(input, Discard::Resync, out);
+            }
+            stream.lost = false;
+            stream.offset = None;
+        }
+        let Some(header) = Header::parse(input.data) else { return Progress::Need(HEADER) };
+        if header.length == 0 {
+            out.discard(Discard::Malformed, HEADER);
+            self.lose(input.sender, 0, out);
+            return Progress::Consumed(HEADER);
+        }
+        let start = *stream.offset.get_or_insert(input.offset);
+        stream.left = header.length;
+        stream.packed = header.unpacked > 0;
+        stream.unpacked_left = if stream.packed { header.unpacked } else { header.length };
+        stream.skipping = false;
+        stream.held = None;
+        stream.header = Some(input.segment().0);
+        let needed = stream.marks.first().map_or(start, |mark| mark.offset);
+        let sequence = input.sequence_at(0);
+        let place = Place { start, sequence, unpacked: stream.unpacked_left as u64, wire: (HEADER + header.length) as u64 };
+        self.mysql.scale(input.sender).push(place, needed);
+        if stream.packed {
+            match out.outbox.unpackers.lend(header.unpacked) {
+                Ok(unpacker) => stream.unpacker = Some(unpacker),
+                Err(why) => self.skip(input.sender, why, 0, out),
+            }
+        }
+        Progress::Consumed(HEADER)
+    }
+
+    /// Takes bytes of the current packet that came in one segment.
+    fn packet(&mut self, input: &Input<'_>, out: &mut Output<'_>) -> Progress {
+        let Some(stream) = self.streams.as_deref_mut().map(|streams| &mut streams[input.sender as usize]) else {
+            return Progress::Reject;
+        };
+        let (mark, segment) = input.segment();
+        let length = stream.left.min(segment.len());
+        let Some(bytes) = segment.get(..length) else { return Progress::Reject };
+        stream.left -= length;
+        let over = stream.left == 0;
+        // The bytes of a packet that is passed over were counted when that was decided.
+        let outcome = if stream.skipping {
+            Ok(())
+        } else if stream.packed {
+            self.unpack(input.sender, mark, bytes, out)
+        } else {
+            stream.unpacked_left -= length;
+            self.hand_on(input.sender, mark, bytes, out);
+            Ok(())
+        };
+        if let Err(why) = outcome {
+            self.skip(input.sender, why, 0, out);
+        }
+        if over {
+            self.end_packet(input.sender, mark, out);
+        }
+        if self.mysql.rejected {
+            return Progress::Reject;
+        }
+        Progress::Consumed(length)
+    }
+
+    fn unpack(&mut self, sender: Sender, mark: Mark, mut bytes: &[u8], out: &mut Output<'_>) -> Result<(), Refusal> {
+        let mut piece = out.outbox.unpackers.take_piece();
+        let outcome = loop {
+            let Some(stream) = self.streams.as_deref_mut().map(|streams| &mut streams[sender as usize]) else {
+                break Err(Refusal::Malformed);
+            };
+            let Some(unpacker) = &mut stream.unpacker else { break Ok(()) };
+            // One byte more than was announced is one too many.
+            let room = (stream.unpacked_left + 1).min(PIECE);
+            let Some(output) = piece.get_mut(..room) else { break Err(Refusal::Malformed) };
+            let (read, written) = match out.outbox.unpackers.run(unpacker, bytes, output) {
+                Ok(done) => done,
+                Err(why) => break Err(why),
+            };
+            bytes = bytes.get(read..).unwrap_or_default();
+            if written > stream.unpacked_left {
+                break Err(Refusal::Malformed);
+            }
+            stream.unpacked_left -= written;
+            // The last byte is there when its packet is: a checksum may come in the next segment.
+            let held = usize::from(stream.unpacked_left == 0 && stream.left > 0 && written > 0);
+            let Some((unpacked, last)) = piece.get(..written).and_then(|piece| piece.split_at_checked(written - held)) else {
+                break Err(Refusal::Malformed);
+            };
+            stream.held = stream.held.or(last.first().copied());
+            self.hand_on(sender, mark, unpacked, out);
+            // A full piece may have more behind it although all input was read.
+            if (read == 0 && written == 0) || (bytes.is_empty() && written < room) {
+                break if bytes.is_empty() { Ok(()) } else { Err(Refusal::Malformed) };
+            }
+        };
+        out.outbox.unpackers.keep_piece(piece);
+        outcome
+    }
+
+    /// What is left of the current packet cannot be unpacked, or `lost` of it were not seen: it becomes a hole.
+    fn skip(&mut self, sender: Sender, why: Refusal, lost: u64, out: &mut Output<'_>) {
+        let Some(stream) = self.streams.as_deref_mut().map(|streams| &mut streams[sender as usize]) else { return };
+        stream.release(out);
+        stream.skipping = true;
+        let held = usize::from(stream.held.take().is_some());
+        let missing = std::mem::take(&mut stream.unpacked_left) + held;
+        let reason = match why {
+            Refusal::Full => Discard::BufferFull,
+            Refusal::Malformed if lost > 0 => Discard::Resync,
+            Refusal::Malformed => Discard::Malformed,
+        };
+        let rest = self.mysql.scale(sender).wire(stream.offset.unwrap_or(0), missing);
+        out.discard(reason, rest.saturating_sub(lost) as usize);
+        self.hole(sender, missing as u64, lost.min(rest), out);
+    }
+
+    fn end_packet(&mut self, sender: Sender, mark: Mark, out: &mut Output<'_>) {
+        let Some(stream) = self.streams.as_deref_mut().map(|streams| &mut streams[sender as usize]) else { return };
+        if stream.unpacked_left > 0 {
+            self.skip(sender, Refusal::Malformed, 0, out);
+            return;
+        }
+        stream.release(out);
+        if let Some(byte) = stream.held.take() {
+            self.hand_on(sender, mark, &[byte], out);
+        }
+    }
+
+    /// Lends unpacked bytes to the decoder, and keeps what it leaves.
+    fn hand_on(&mut self, sender: Sender, mark: Mark, bytes: &[u8], out: &mut Output<'_>) {
+        let Some(stream) = self.streams.as_deref_mut().map(|streams| &mut streams[sender as usize]) else { return };
+        let Some(offset) = stream.offset.filter(|_| !bytes.is_empty() && !stream.lost) else { return };
+        stream.offset = Some(offset + bytes.len() as u64);
+        // A message begins with the header of the packet it begins.
+        let mark = Mark { offset, ..mark };
+        let (marks, count) = match stream.header.take() {
+            Some(header) => ([Mark { offset, ..header }, Mark { offset: offset + 1, ..mark }], bytes.len().min(2)),
+            None => ([mark; 2], 1),
+        };
+        let marks = &marks[..count];
+        if stream.kept.is_empty() {
+            let input = Input { sender, data: bytes, offset, marks, base: 0 };
+            let (taken, need) = self.mysql.feed(&input, out);
+            let rest = bytes.get(taken..).unwrap_or_default();
+            if !rest.is_empty() {
+                stream.kept.extend_from_slice(rest);
+                let first = offset + taken as u64;
+                let passed = marks.partition_point(|mark| mark.offset <= first).saturating_sub(1);
+                stream.marks.extend_from_slice(marks.get(passed..).unwrap_or_default());
+                if let Some(mark) = stream.marks.first_mut() {
+                    mark.offset = first;
+                }
+                stream.need = need;
+                out.outbox.buffered_bytes += rest.len();
+            }
+        } else {
+            stream.kept.extend_from_slice(bytes);
+            stream.marks.extend_from_slice(marks);
+            out.outbox.buffered_bytes += bytes.len();
+            if stream.kept.len() < stream.need {
+                return;
+            }
+            let first = stream.marks.first().map_or(offset, |mark| mark.offset);
+            let input = Input { sender, data: &stream.kept, offset: first, marks: &stream.marks, base: 0 };
+            let (taken, need) = self.mysql.feed(&input, out);
+            stream.kept.drain(..taken);
+            out.outbox.buffered_bytes -= taken;
+            stream.need = need;
+            let passed = stream.marks.partition_point(|mark| mark.offset <= first + taken as u64).saturating_sub(1);
+            stream.marks.drain(..passed);
+            if let Some(mark) = stream.marks.first_mut() {
+                mark.offset = first + taken as u64;
+            }
+            if stream.kept.is_empty() {
+                stream.marks.clear();
+            }
+        }
+        self.follow(sender, out);
+    }
+
+    /// Does to the streams what the decoder decided.
+    fn follow(&mut self, sender: Sender, out: &mut Output<'_>) {
+        let Some(streams) = self.streams.as_deref_mut() else { return };
+        if std::mem::take(&mut self.mysql.realigned) {
+            // The answer begins at a packet of its own, wherever the position was.
+            let server = &mut streams[Sender::Server as usize];
+            server.clear(self.mysql.scale(Sender::Server), out);
+        }
+        if self.mysql.is_lost(sender) {
+            let stream = &mut streams[sender as usize];
+            stream.clear(self.mysql.scale(sender), out);
+            stream.lost = true;
+        }
+    }
+
+    /// Unpacked bytes are missing, of which `lost` bytes on the wire were not seen.
+    fn hole(&mut self, sender: Sender, length: u64, lost: u64, out: &mut Output<'_>) {
+        let Some(stream) = self.streams.as_deref_mut().map(|streams| &mut streams[sender as usize]) else { return };
+        let Some(offset) = stream.offset else { return };
+        stream.offset = Some(offset + length);
+        let kept = std::mem::take(&mut stream.kept);
+        let marks = std::mem::take(&mut stream.marks);
+        out.outbox.buffered_bytes -= kept.len();
+        let first = marks.first().map_or(offset, |mark| mark.offset);
+        let before = Input { sender, data: &kept, offset: first, marks: &marks, base: 0 };
+        let before = Some(before).filter(|before| !before.data.is_empty());
+        let server_offset = self.mysql.server_offset;
+        self.mysql.lost_on_wire = Some(lost);
+        self.mysql.gap(&Gap { sender, before, offset, length, skipped: false }, out);
+        self.mysql.lost_on_wire = None;
+        self.mysql.server_offset = server_offset;
+        self.follow(sender, out);
+    }
+
+    /// The position in a stream is lost.
+    fn lose(&mut self, sender: Sender, lost: u64, out: &mut Output<'_>) {
+        let missing = self.streams.as_deref().map_or(0, |streams| streams[sender as usize].unpacked_left);
+        self.hole(sender, missing as u64, lost, out);
+        self.mysql.lose(sender, out);
+        self.follow(sender, out);
+    }
+
+    fn packed_gap(&mut self, gap: &Gap<'_>, out: &mut Output<'_>) {
+        let Some(stream) = self.streams.as_deref_mut().map(|streams| &mut streams[gap.sender as usize]) else {
+            return self.mysql.lose(gap.sender, out);
+        };
+        if let Some(before) = &gap.before {
+            // A header that was cut.
+            out.discard(Discard::Resync, before.data.len());
+            return self.lose(gap.sender, gap.length, out);
+        }
+        if stream.lost {
+            return;
+        }
+        if gap.length > stream.left as u64 {
+            return self.lose(gap.sender, gap.length, out);
+        }
+        stream.left -= gap.length as usize;
+        let over = stream.left == 0;
+        if !stream.skipping && stream.packed {
+            self.skip(gap.sender, Refusal::Malformed, gap.length, out);
+        } else if !stream.skipping {
+            stream.unpacked_left -= gap.length as usize;
+            self.hole(gap.sender, gap.length, gap.length, out);
+        }
+        if over {
+            // Nothing is held: it went with the hole.
+            self.end_packet(gap.sender, Mark { offset: 0, time_ns: 0, acknowledged: None }, out);
+        }
+    }
+}
+
+impl Decoder for Envelope {
+    fn data(&mut self, input: &Input<'_>, out: &mut Output<'_>) -> Progress {
+        if !self.is_packed(input) {
+            return self.mysql.data(input, out);
+        }
+        let progress = self.packed_data(input, out);
+        // What requests acknowledge is counted in bytes on the wire.
+        if let (Progress::Consumed(length), Sender::Server) = (progress, input.sender) {
+            self.mysql.server_offset = input.offset + length as u64;
+        }
+        progress
+    }
+
+    fn gap(&mut self, gap: &Gap<'_>, out: &mut Output<'_>) {
+        if !self.mysql.packed[gap.sender as usize] {
+            return self.mysql.gap(gap, out);
+        }
+        self.packed_gap(gap, out);
+        if gap.sender == Sender::Server {
+            self.mysql.server_offset = gap.offset + gap.length;
+        }
+    }
+
+    fn end(&mut self, ending: Ending, out: &mut Output<'_>) {
+        if self.streams.is_some() {
+            let over: &[Sender] = match ending {
+                Ending::Closed(Close::RequestTimeout) => &[],
+                Ending::Closed(_) => &[Sender::Client, Sender::Server],
+                Ending::Finished(Sender::Client) => &[Sender::Client],
+                Ending::Finished(Sender::Server) => &[Sender::Server],
+            };
+            for sender in over {
+                // What is incomplete now stays so.
+                self.hole(*sender, 0, 0, out);
+                if let Some(streams) = self.streams.as_deref_mut() {
+                    streams[*sender as usize].clear(self.mysql.scale(*sender), out);
+                    streams[*sender as usize].lost = true;
+                }
+            }
+        }
+        self.mysql.end(ending, out);
+    }
+}
