@@ -48,6 +48,7 @@ fn secrets() -> Vec<String> {
         "insert",
         "json",
         "setvar",
+        "backslash",
     ];
     names.iter().map(|name| secret(name)).chain(["887766554433221", "0x7a71686578", "zqüñïzq"].map(str::to_owned)).collect()
 }
@@ -84,6 +85,10 @@ async fn send_sql(url: &str) -> std::result::Result<(), mysql_async::Error> {
         format!("INSERT INTO coupons VALUES ('{}', 1)", secret("duplicate")),
         format!("SELECT JSON_EXTRACT('{{\"a\": \"{}\"}}', '$.a')", secret("json")),
         format!("SET @secret = '{}'", secret("setvar")),
+        // Here a backslash escapes nothing: the first literal ends behind it.
+        "SET SESSION sql_mode = 'NO_BACKSLASH_ESCAPES'".to_owned(),
+        format!("SELECT 'a\\', '{}'", secret("backslash")),
+        "SET SESSION sql_mode = DEFAULT".to_owned(),
     ];
     for statement in statements {
         connection.query_drop(statement).await?;
@@ -110,7 +115,7 @@ fn send(system: &System) -> Result<()> {
 }
 
 /// Records of one [`send`].
-const STATEMENTS: u64 = 14;
+const STATEMENTS: u64 = 17;
 
 /// Every file below a folder, as text as far as it is.
 fn files(folder: &Path, out: &mut Vec<(String, String)>) -> Result<()> {

@@ -150,6 +150,8 @@ pub struct MysqlDetail {
     pub wanted_user: Span,
     /// The statement was longer than what is kept.
     pub statement_cut: bool,
+    /// A backslash in the statement's literals is a character like others.
+    pub no_backslash_escapes: bool,
     /// Error number.
     pub error_code: u16,
     /// SQLSTATE.

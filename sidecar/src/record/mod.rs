@@ -253,7 +253,15 @@ fn mysql<'a>(record: &mut RequestRecord<'a>, exchange: &'a Exchange, detail: &My
         record.db_operation_name = detail.command.strip_prefix("COM_").unwrap_or(detail.command);
     } else {
         // What was prepared comes again as it is.
-        let plain = if detail.command == "COM_QUERY" { shape::of(statement, shape) } else { statement };
+        let plain = match detail.command {
+            _ if detail.no_backslash_escapes && statement.contains('\\') => {
+                // Doubled, a backslash escapes nothing for whoever reads on.
+                *shape = statement.replace('\\', "\\\\");
+                shape
+            }
+            "COM_QUERY" => shape::of(statement, shape),
+            _ => statement,
+        };
         let normalised = memo.normalise(plain);
         record.db_query_text = if unmask { statement } else { &normalised.masked };
         record.db_query_fingerprint = &normalised.fingerprint;

@@ -5,6 +5,7 @@ use podtap_wire::Status;
 use super::frame::Fields;
 
 /// More result sets follow.
+pub(super) const SERVER_STATUS_NO_BACKSLASH_ESCAPES: u16 = 0x0200;
 pub(super) const SERVER_MORE_RESULTS_EXISTS: u16 = 0x0008;
 /// Rows are to be fetched.
 pub(super) const SERVER_STATUS_CURSOR_EXISTS: u16 = 0x0040;

@@ -215,7 +215,10 @@ impl Mysql {
             Answer::First | Answer::Next | Answer::File if first == 0xff => self.fail(payload),
             Answer::First => match answered {
                 Answered::Login => self.login_step(payload, first),
-                Answered::Text => self.end_with(Okay::default()),
+                Answered::Text => {
+                    self.answer_ends = true;
+                    true
+                }
                 Answered::Prepare => self.prepared(payload, first),
                 Answered::Definitions => {
                     self.answer = Answer::FieldList;
@@ -434,6 +437,7 @@ impl Mysql {
 
     /// A result is over; another may follow.
     fn finish_result(&mut self, okay: Okay) -> bool {
+        self.session.status(okay.status);
         if okay.status & SERVER_MORE_RESULTS_EXISTS == 0 {
             return self.end_with(okay);
         }
@@ -445,6 +449,7 @@ impl Mysql {
     }
 
     fn end_with(&mut self, okay: Okay) -> bool {
+        self.session.status(okay.status);
         if let Some(detail) = self.detail() {
             detail.warnings += u64::from(okay.warnings);
         }

@@ -4,7 +4,7 @@ use rustc_hash::FxHashMap;
 
 use super::super::Exchange;
 use super::super::exchange::MysqlDetail;
-use super::answer::Change;
+use super::answer::{Change, SERVER_STATUS_NO_BACKSLASH_ESCAPES};
 use super::charset::{self, Charset};
 use super::handshake::{CLIENT_COMPRESS, CLIENT_DEPRECATE_EOF, CLIENT_ZSTD_COMPRESSION};
 
@@ -48,6 +48,8 @@ pub(super) struct Session {
     spare: Option<Statement>,
     /// Of what the client sends and errors say.
     pub charset: Charset,
+    /// The server takes a backslash in a literal for a character (sql_mode NO_BACKSLASH_ESCAPES), as its last status said.
+    no_backslash_escapes: bool,
 }
 
 impl Session {
@@ -94,6 +96,7 @@ impl Session {
     /// Stamps who asks.
     pub fn stamp(&self, exchange: &mut Exchange, detail: &mut MysqlDetail) {
         detail.system = self.system();
+        detail.no_backslash_escapes = self.no_backslash_escapes;
         [detail.user, detail.schema, detail.version] = exchange.put_each([&self.user, &self.schema, &self.version]);
     }
 
@@ -159,6 +162,11 @@ impl Session {
             Change::Schema(schema) => self.schema = String::from_utf8_lossy(schema).into_owned(),
             Change::Charset(name) => self.charset = Charset::named(&String::from_utf8_lossy(name)),
         }
+    }
+
+    /// Follows a server's status.
+    pub fn status(&mut self, status: u16) {
+        self.no_backslash_escapes = status & SERVER_STATUS_NO_BACKSLASH_ESCAPES != 0;
     }
 
     /// Forgets all statements.
