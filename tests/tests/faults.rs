@@ -51,10 +51,10 @@ impl Cruelty {
             seed: number("PODTAP_FAULTS_SEED", 1)?,
             kills: if long { kills as usize } else { 9 },
             stopped: Duration::from_secs(if long { 60 } else { 5 }),
-            rate: number("PODTAP_FAULTS_RATE", 25)? as u32,
+            rate: number("PODTAP_FAULTS_RATE", 40)? as u32,
             // Most of the time of a kill is that until the group believes it; never longer than an owner is stopped.
             session: Duration::from_secs(if long { 6 } else { 2 }),
-            spool_bytes: if long { 256 << 10 } else { 40 << 10 },
+            spool_bytes: if long { 256 << 10 } else { 96 << 10 },
         })
     }
 
