@@ -22,7 +22,7 @@ pub const PASSWORD: &str = "shop-secret";
 pub const DATABASE: &str = "shop";
 
 /// Run once at the start, a statement a line (mariadbd --init-file).
-const SCHEMA: &str = "\
+pub const SCHEMA: &str = "\
 CREATE DATABASE shop;
 CREATE USER 'shop'@'%' IDENTIFIED BY 'shop-secret';
 GRANT ALL ON shop.* TO 'shop'@'%';

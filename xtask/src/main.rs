@@ -56,6 +56,9 @@ enum Task {
         /// Only this phase and what it needs; repeatable
         #[arg(long, value_name = "PHASE")]
         only: Vec<Phase>,
+        /// In Kubernetes the whole of the tests, not only the part that always runs
+        #[arg(long)]
+        cluster: bool,
         /// Passed to the tests' harness: names, --nocapture, ...
         #[arg(last = true)]
         filter: Vec<String>,
@@ -153,7 +156,10 @@ fn perform(task: Task) -> Result<ExitCode> {
     let cache = Cache::open()?;
     match task {
         Task::Demo { arguments } => match demo::demo(&workspace, &cache, &arguments)? {},
-        Task::Test { only, filter } => return phases::test(&workspace, &cache, &only, &filter),
+        Task::Test { only, cluster, filter } => {
+            let selection = phases::Selection { only: &only, filter: &filter, whole_cluster: cluster };
+            return phases::test(&workspace, &cache, &selection);
+        }
         Task::Faults(options) => faults::faults(&workspace, &cache, &options)?,
         Task::Tidy => tidy::check(workspace.root())?,
         Task::Captures { quick, names } => captures::make(&workspace, quick, &names)?,

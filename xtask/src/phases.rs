@@ -90,8 +90,19 @@ impl Tally {
     }
 }
 
-/// Runs all phases, or the named ones with what they need; `filter` goes to the tests' harness.
-pub fn test(workspace: &Workspace, cache: &Cache, only: &[Phase], filter: &[String]) -> Result<ExitCode> {
+/// What is run of the tests.
+pub struct Selection<'a> {
+    /// These phases and what they need; none for all.
+    pub only: &'a [Phase],
+    /// Goes to the tests' harness.
+    pub filter: &'a [String],
+    /// In Kubernetes the whole, not only the part that always runs.
+    pub whole_cluster: bool,
+}
+
+/// Runs what was selected.
+pub fn test(workspace: &Workspace, cache: &Cache, selection: &Selection<'_>) -> Result<ExitCode> {
+    let Selection { only, filter, .. } = *selection;
     let wanted = |p: &Phase| only.is_empty() || only.iter().any(|o| o == p || o.needs().contains(p));
     let mut reports: Vec<Report> = Vec::new();
     let mut tally = Tally::default();
@@ -103,7 +114,7 @@ pub fn test(workspace: &Workspace, cache: &Cache, only: &[Phase], filter: &[Stri
             Some(blocker) => Outcome::NotRun(blocker),
             None => {
                 say(format_args!("\n==== {} ====", phase.name()));
-                match perform(phase, workspace, cache, filter, &mut tally) {
+                match perform(phase, workspace, cache, selection, &mut tally) {
                     Ok(()) => Outcome::Well,
                     Err(failure) => Outcome::Failed(failure),
                 }
@@ -139,7 +150,8 @@ fn conclude(reports: &[Report], tally: &Tally) -> ExitCode {
     if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn perform(phase: Phase, workspace: &Workspace, cache: &Cache, filter: &[String], tally: &mut Tally) -> Result<()> {
+fn perform(phase: Phase, workspace: &Workspace, cache: &Cache, selection: &Selection<'_>, tally: &mut Tally) -> Result<()> {
+    let filter = selection.filter;
     match phase {
         Phase::Tools => everything_for_tests(workspace, cache),
         Phase::Format => format(workspace),
@@ -166,7 +178,11 @@ fn perform(phase: Phase, workspace: &Workspace, cache: &Cache, filter: &[String]
                 images::make(workspace, cache, images::Profile::Dev)?;
                 images::of_tests(workspace, images::Profile::Dev)?;
             }
-            run::tee("tests with real servers", &mut harness(workspace, &targets, &names)?, |l| tally.read(l))
+            let mut tests = harness(workspace, &targets, &names)?;
+            if selection.whole_cluster {
+                tests.env("PODTAP_CLUSTER_TESTS", "whole");
+            }
+            run::tee("tests with real servers", &mut tests, |l| tally.read(l))
         }
     }
 }
@@ -236,7 +252,7 @@ pub fn harness(workspace: &Workspace, targets: &[&str], filter: &[String]) -> Re
 }
 
 /// What tells tests how much to do, and sudo would drop.
-const PASSED: [&str; 3] = ["PODTAP_FAULTS_KILLS", "PODTAP_FAULTS_RATE", "PODTAP_FAULTS_SEED"];
+const PASSED: [&str; 4] = ["PODTAP_CLUSTER_TESTS", "PODTAP_FAULTS_KILLS", "PODTAP_FAULTS_RATE", "PODTAP_FAULTS_SEED"];
 
 fn sudo_runner(binaries: &Path) -> Result<String> {
     if !run::succeeds(Command::new("sudo").args(["-n", "true"])) {

@@ -108,12 +108,16 @@ struct Connection {
 impl Connection {
     async fn send_all(mut self, timetable: Arc<Timetable>, order: Arc<Vec<Route>>) -> Result<()> {
         let mut counts: BTreeMap<(&'static str, u16), u64> = BTreeMap::new();
+        let mut latencies = Vec::new();
         while let Some(slot) = timetable.slot().await {
             let route = &order[slot as usize % order.len()];
             let path = route.path.replace("{}", &(1 + slot % route.numbers).to_string());
+            let started = std::time::Instant::now();
             let status = self.exchange(route, &path).await.context(format!("{} {path}", route.method))?;
+            latencies.push(started.elapsed().as_nanos() as u64);
             *counts.entry((route.endpoint, status)).or_default() += 1;
         }
+        timetable.add_latencies(&latencies);
         timetable.add(counts.into_iter().map(|((endpoint, status), count)| ((endpoint.to_owned(), status.to_string()), count)).collect());
         Ok(())
     }

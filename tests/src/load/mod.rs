@@ -45,12 +45,21 @@ pub struct Report {
     pub counts: BTreeMap<(String, String), u64>,
     /// From the first request to the last answer.
     pub elapsed: Duration,
+    /// What each HTTP request took, nanoseconds, in no order.
+    pub latencies: Vec<u64>,
 }
 
 impl Report {
     /// All together.
     pub fn total(&self) -> u64 {
         self.counts.values().sum()
+    }
+
+    /// The latency that this share of the HTTP requests stayed below; 0 without any.
+    pub fn quantile(&self, share: f64) -> u64 {
+        let mut sorted = self.latencies.clone();
+        sorted.sort_unstable();
+        sorted.get(((sorted.len() as f64 * share) as usize).min(sorted.len().saturating_sub(1))).copied().unwrap_or_default()
     }
 
     /// Per second.
@@ -94,13 +103,14 @@ struct Timetable {
     until: Until,
     next: AtomicU64,
     counts: Mutex<BTreeMap<(String, String), u64>>,
+    latencies: Mutex<Vec<u64>>,
 }
 
 impl Timetable {
     fn new(rate: u32, until: Until) -> Arc<Self> {
         let interval = Duration::from_secs(1) / rate.max(1);
         let start = tokio::time::Instant::now();
-        Arc::new(Self { start, interval, until, next: AtomicU64::new(0), counts: Mutex::default() })
+        Arc::new(Self { start, interval, until, next: AtomicU64::new(0), counts: Mutex::default(), latencies: Mutex::default() })
     }
 
     /// Waits for the next free slot; its number, or `None` when all is sent.
@@ -129,8 +139,14 @@ impl Timetable {
         }
     }
 
+    /// Adds what the requests of one connection took.
+    fn add_latencies(&self, latencies: &[u64]) {
+        self.latencies.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend_from_slice(latencies);
+    }
+
     fn report(&self) -> Report {
         let counts = self.counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        Report { counts, elapsed: self.start.elapsed() }
+        let latencies = std::mem::take(&mut *self.latencies.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        Report { counts, elapsed: self.start.elapsed(), latencies }
     }
 }

@@ -1,7 +1,12 @@
 //! Podtap in a real Kubernetes of one node: what `cargo xtask cluster` starts, pods with sidecars, and what SQL answers about them.
 //!
-//! One test, because there is one cluster: its parts run in turn, and all that failed is told.
+//! One test, because there is one cluster: its parts run in turn, and all that failed is told. The first part runs with the other tests;
+//! the whole of it by `cargo xtask test --cluster`.
 
+mod application;
+mod counts;
+mod injection;
+mod reuse;
 mod smoke;
 
 use std::time::Instant;
@@ -12,20 +17,37 @@ use podtap_tests::{Context, Failure, Result};
 
 type Part = fn(&Cluster) -> Result<()>;
 
-const PARTS: &[(&str, Part)] = &[
+/// What always runs.
+const SHORT: &[(&str, Part)] = &[
     ("the analyzer runs and answers", smoke::analyzer),
     ("a pod finds a Service by its name", smoke::name_server),
     ("a sidecar that is not root sees every request, the last one too", smoke::sidecar),
 ];
 
+/// What runs on demand.
+const LONG: &[(&str, Part)] = &[
+    ("an application's figures are exact, by workload, and both ends are joined", counts::exact),
+    ("the kubelet's figures of containers carry the workload", counts::usage),
+    ("a Job ends with the sidecar in it", injection::job),
+    ("Pod Security keeps its say", injection::pod_security),
+    ("an address that another pod gets stays with whoever had it", reuse::address),
+    ("deploys go through without the injector", injection::outage),
+    ("nothing that was sent is missing", counts::stop),
+];
+
 #[test]
 fn podtap_in_kubernetes() -> Result<()> {
     let _alone = alone();
+    let long = match std::env::var("PODTAP_CLUSTER_TESTS").as_deref() {
+        Ok("whole") => true,
+        Ok(other) => return Err(Failure(format!("PODTAP_CLUSTER_TESTS={other}: it can only be \"whole\""))),
+        Err(_) => false,
+    };
     let started = Instant::now();
     let cluster = Cluster::up()?;
     println!("up after {:.1} s", started.elapsed().as_secs_f64());
     let mut failed = Vec::new();
-    for (name, part) in PARTS {
+    for (name, part) in SHORT.iter().chain(LONG.iter().filter(|_| long)) {
         let started = Instant::now();
         let outcome = part(&cluster);
         let seconds = started.elapsed().as_secs_f64();

@@ -34,6 +34,13 @@ pub fn analyzer(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// The analyzer answers, and loses nothing that sidecars have sent.
+pub fn alive(cluster: &Cluster) -> Result<()> {
+    let missing = select(cluster, "SELECT sum(missing) FROM sender_sequences")?;
+    assert_eq!(missing, "0", "batches that were sent and did not arrive");
+    Ok(())
+}
+
 /// A pod asks for the analyzer by the name that people write.
 pub fn name_server(cluster: &Cluster) -> Result<()> {
     cluster.apply(&format!(

@@ -3,6 +3,7 @@
 //! Guarantee: both sides of a ratio were measured in the same run, in turn. Figures go to standard output and, with the
 //! machine and the revision, to `target/bench/`.
 
+mod cluster;
 mod ingest;
 mod instructions;
 mod live;
@@ -42,6 +43,9 @@ pub struct Options {
     /// Of what counting costs only the documented questions over 100 million requests and 30 days
     #[arg(long)]
     history: bool,
+    /// Only what the sidecar costs in a pod of a real Kubernetes
+    #[arg(long)]
+    cluster: bool,
     /// Commit these instructions as the figures to compare with
     #[arg(long, requires = "instructions")]
     save: bool,
@@ -88,7 +92,11 @@ impl Section {
 
 pub fn bench(workspace: &Workspace, cache: &Cache, options: &Options) -> Result<()> {
     if options.ingest || options.history {
-        return ingest(workspace, cache, options.quick, !options.ingest);
+        let section = ingest::measure(workspace, cache, options.quick, !options.ingest)?;
+        return own_report(workspace, "podtap-analyzer", section);
+    }
+    if options.cluster {
+        return own_report(workspace, "podtap-sidecar", cluster::measure(workspace, cache, options.quick)?);
     }
     apt::ensure("bench", &[apt::BUILD, apt::SERVERS, apt::LOAD, apt::PEERS].concat())?;
     let sidecar = match &options.binary {
@@ -129,9 +137,9 @@ pub fn bench(workspace: &Workspace, cache: &Cache, options: &Options) -> Result<
     Ok(())
 }
 
-fn ingest(workspace: &Workspace, cache: &Cache, quick: bool, only_history: bool) -> Result<()> {
-    let section = ingest::measure(workspace, cache, quick, only_history)?;
-    let report = format!("{}{section}", about(workspace, &workspace.target().join("release/podtap-analyzer"))?);
+/// What a binary of the tests package has measured, with the machine and the revision in front.
+fn own_report(workspace: &Workspace, program: &str, section: String) -> Result<()> {
+    let report = format!("{}{section}", about(workspace, &workspace.target().join("release").join(program))?);
     println!("{report}");
     let file = place(workspace)?;
     fs::write(&file, report).doing(format_args!("writing {}", file.display()))?;

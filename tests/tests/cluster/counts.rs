@@ -1,0 +1,162 @@
+//! The application, injected when it is rolled out anew: what SQL answers about it equals what was sent.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use podtap_tests::cluster::{Cluster, START_LIMIT, manifest};
+use podtap_tests::load::Until;
+use podtap_tests::load::http::HttpLoad;
+use podtap_tests::{Context, Failure, Result, wait};
+
+use crate::smoke::select;
+use crate::{application, smoke};
+
+/// The application's namespace.
+pub const NAMESPACE: &str = "shop";
+const REQUESTS: u64 = 4_000;
+const RATE: u32 = 150;
+/// From the last answer to figures that are complete.
+const COMPLETE_WITHIN: Duration = Duration::from_secs(60);
+
+/// The injector as anybody would install it.
+pub fn injector(cluster: &Cluster) -> Result<()> {
+    cluster.apply(&manifest("injector.yaml")?)?;
+    cluster.rolled_out("podtap", "deployment/podtap-injector")?;
+    wait::until_true("the injector has entered its authority", START_LIMIT, || {
+        let webhooks = cluster.get(&["mutatingwebhookconfigurations", "podtap-injector"])?;
+        let bundle = webhooks["webhooks"].as_array().context("the configuration's webhooks")?;
+        Ok(bundle.iter().all(|webhook| webhook["clientConfig"]["caBundle"].as_str().is_some_and(|bundle| !bundle.is_empty())))
+    })
+}
+
+/// Whether a pod has the sidecar, as its first init container.
+pub fn is_injected(cluster: &Cluster, namespace: &str, pod: &str) -> Result<bool> {
+    Ok(cluster.field(namespace, &format!("pod/{pod}"), "{.spec.initContainers[0].name}")? == "podtap-sidecar")
+}
+
+/// Rows of tab-separated columns.
+pub fn rows(cluster: &Cluster, sql: &str) -> Result<Vec<Vec<String>>> {
+    Ok(select(cluster, sql)?.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect())
+}
+
+fn number(cluster: &Cluster, sql: &str) -> Result<u64> {
+    select(cluster, sql)?.parse().context(format!("a number as the answer to {sql}"))
+}
+
+/// Now, as the tables' times are written.
+pub fn now(cluster: &Cluster) -> Result<String> {
+    select(cluster, "SELECT toString(now('UTC'))")
+}
+
+/// Label, roll out, load, ask.
+pub fn exact(cluster: &Cluster) -> Result<()> {
+    injector(cluster)?;
+    cluster.apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{ name: {NAMESPACE} }}\n"))?;
+    application::start(cluster, NAMESPACE)?;
+    for pod in cluster.pods(NAMESPACE, "app")? {
+        assert!(!is_injected(cluster, NAMESPACE, &pod)?, "{pod} has a sidecar, and nobody asked for it");
+    }
+    cluster.kubectl(&["label", "namespace", NAMESPACE, "podtap-injection=enabled"])?;
+    // One after the other, as the application needs them.
+    for part in application::PARTS {
+        cluster.kubectl(&["-n", NAMESPACE, "rollout", "restart", &format!("deployment/{part}")])?;
+        cluster.rolled_out(NAMESPACE, &format!("deployment/{part}"))?;
+    }
+    wait::until_true("the pods without a sidecar are gone", START_LIMIT, || {
+        Ok(cluster.pods(NAMESPACE, "app")?.len() == application::PARTS.len())
+    })?;
+    for pod in cluster.pods(NAMESPACE, "app")? {
+        assert!(is_injected(cluster, NAMESPACE, &pod)?, "{pod} has no sidecar:\n{}", cluster.state(NAMESPACE));
+    }
+    application::answers(cluster, NAMESPACE)?;
+    let from = now(cluster)?;
+    // What was asked in the second before is another second's.
+    wait::until_true("the next second", Duration::from_secs(5), || Ok(now(cluster)? != from))?;
+    let from = now(cluster)?;
+    let load = HttpLoad {
+        target: cluster.service(NAMESPACE, "front", 80)?,
+        connections: 8,
+        rate: RATE,
+        routes: application::routes(),
+        until: Until::Count(REQUESTS),
+    };
+    let report = load.start().finish()?;
+    assert_eq!(report.total(), REQUESTS);
+    let to = "toDateTime('2100-01-01 00:00:00', 'UTC')";
+    let period = format!("(from = '{from}', to = '2100-01-01 00:00:00')");
+
+    // Rates, errors and latencies by workload, both ends' sidecars counted once.
+    let failed: u64 = report.counts.iter().filter(|((_, status), _)| status.starts_with('5')).map(|(_, count)| count).sum();
+    let sql = format!(
+        "SELECT requests, errors, p50_ns > 0 AND p99_ns >= p50_ns FROM workloads{period} WHERE k8s_namespace_name = '{NAMESPACE}' \
+         AND k8s_workload_kind = 'Deployment' AND k8s_workload_name = 'front' AND network_protocol_name = 'http'"
+    );
+    let expected = vec![vec![REQUESTS.to_string(), failed.to_string(), "1".to_owned()]];
+    wait::until("the front's figures are complete", COMPLETE_WITHIN, || {
+        let found = rows(cluster, &sql)?;
+        if found == expected { Ok(Some(())) } else { Err(Failure(format!("{found:?} instead of {expected:?}"))) }
+    })?;
+    by_endpoint(cluster, &from, to, &report.counts)?;
+    attributed(cluster, &period, &report.counts)
+}
+
+/// Each endpoint and status of the front, as the generator counted them.
+fn by_endpoint(cluster: &Cluster, from: &str, to: &str, counts: &BTreeMap<(String, String), u64>) -> Result<()> {
+    let found = rows(
+        cluster,
+        &format!(
+            "SELECT concat(http_request_method, ' ', url_template) AS endpoint, toString(http_response_status_code) AS code, count() \
+             FROM requests FINAL WHERE side = 'server' AND k8s_namespace_name = '{NAMESPACE}' AND k8s_workload_name = 'front' \
+             AND timestamp >= toDateTime('{from}', 'UTC') AND timestamp < {to} GROUP BY endpoint, code ORDER BY endpoint, code"
+        ),
+    )?;
+    let expected: Vec<Vec<String>> =
+        counts.iter().map(|((endpoint, code), n)| vec![endpoint.clone(), code.clone(), n.to_string()]).collect();
+    assert_eq!(found, expected, "by endpoint");
+    Ok(())
+}
+
+/// A call through a Service's address is the Deployment's behind it, and both ends' records of it are one exchange.
+fn attributed(cluster: &Cluster, period: &str, counts: &BTreeMap<(String, String), u64>) -> Result<()> {
+    let through: u64 = counts.iter().filter(|((endpoint, _), _)| !endpoint.contains("/products/")).map(|(_, count)| count).sum();
+    let calls = rows(
+        cluster,
+        &format!(
+            "SELECT client_k8s_workload_name, server_k8s_workload_name, arrayStringConcat(called_services, ','), sum(requests) FROM calls{period} \
+             WHERE client_k8s_namespace_name = '{NAMESPACE}' AND client_k8s_workload_name = 'front' GROUP BY ALL"
+        ),
+    )?;
+    let expected = ["front", "back", &format!("{NAMESPACE}/back"), &through.to_string()].map(str::to_owned);
+    assert_eq!(calls, [expected.to_vec()], "the front's calls");
+    let called = format!("FROM exchanges{period} WHERE server_k8s_namespace_name = '{NAMESPACE}'");
+    let down =
+        number(cluster, &format!("SELECT count() {called} AND client_k8s_workload_name = 'back' AND server_k8s_workload_name = 'db'"))?;
+    assert!(down >= through, "{down} statements for {through} requests");
+    let ends = "client_k8s_workload_name IN ('front', 'back')";
+    let all = number(cluster, &format!("SELECT count() {called} AND {ends}"))?;
+    let joined = number(cluster, &format!("SELECT count() {called} AND {ends} AND seen = 'both'"))?;
+    println!("{joined} of {all} exchanges were seen at both ends and joined");
+    assert!(joined as f64 > 0.999 * all as f64, "only {joined} of {all} exchanges are joined");
+    // Whoever is no pod has no sidecar: the load's own requests were seen at one end.
+    let outside = number(cluster, &format!("SELECT count() {called} AND server_k8s_workload_name = 'front' AND seen != 'server'"))?;
+    assert_eq!(outside, 0, "requests from outside seen at another end");
+    Ok(())
+}
+
+/// What the kubelet says about the containers, by workload.
+pub fn usage(cluster: &Cluster) -> Result<()> {
+    let sql = format!(
+        "SELECT count() FROM (SELECT k8s_workload_name FROM container_usage(from = now() - 600, to = now()) \
+         WHERE k8s_namespace_name = '{NAMESPACE}' AND k8s_container_name = 'podtap-sidecar' AND memory_working_set_bytes > 0 \
+         AND cpu_cores >= 0 GROUP BY k8s_workload_name)"
+    );
+    wait::until_true("figures of the sidecars' containers", Duration::from_secs(90), || {
+        Ok(number(cluster, &sql)? == application::PARTS.len() as u64)
+    })
+}
+
+/// Ends what the parts before have started; the analyzer stays.
+pub fn stop(cluster: &Cluster) -> Result<()> {
+    cluster.kubectl(&["delete", "namespace", NAMESPACE, "--timeout=120s"])?;
+    smoke::alive(cluster)
+}
