@@ -7,6 +7,8 @@
 #![no_std]
 #![no_main]
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     EbpfContext as _,
     bindings::bpf_hdr_start_off::BPF_HDR_START_NET,
@@ -54,10 +56,12 @@ pub fn podtap_filter(ctx: SkBuffContext) -> i64 {
 /// Bytes at `offset` from the start of the network header, whatever link layer lies before it.
 #[inline(always)]
 fn load<const N: usize>(ctx: &SkBuffContext, offset: u32) -> Option<[u8; N]> {
-    let mut bytes = [0u8; N];
+    // Not zeroed before: that is a loop over the stack, which the verifier refuses to whom CAP_BPF is granted and CAP_PERFMON is not.
+    let mut bytes = MaybeUninit::<[u8; N]>::uninit();
     // SAFETY: the helper writes exactly N bytes into a buffer of N bytes, or fails.
     let outcome = unsafe { bpf_skb_load_bytes_relative(ctx.as_ptr(), offset, bytes.as_mut_ptr().cast(), N as u32, BPF_HDR_START_NET) };
-    (outcome == 0).then_some(bytes)
+    // SAFETY: on success all N bytes were written.
+    (outcome == 0).then(|| unsafe { bytes.assume_init() })
 }
 
 /// The TCP payload's length if the packet is to be left out.
