@@ -122,8 +122,8 @@ fn attributed(cluster: &Cluster, period: &str, counts: &BTreeMap<(String, String
     let calls = rows(
         cluster,
         &format!(
-            "SELECT client_k8s_workload_name, server_k8s_workload_name, arrayStringConcat(called_services, ','), sum(requests) FROM calls{period} \
-             WHERE client_k8s_namespace_name = '{NAMESPACE}' AND client_k8s_workload_name = 'front' GROUP BY ALL"
+            "SELECT client_k8s_workload_name, server_k8s_workload_name, arrayStringConcat(called_services), sum(requests) \
+             FROM calls{period} WHERE client_k8s_namespace_name = '{NAMESPACE}' AND client_k8s_workload_name = 'front' GROUP BY ALL"
         ),
     )?;
     let expected = ["front", "back", &format!("{NAMESPACE}/back"), &through.to_string()].map(str::to_owned);
