@@ -69,10 +69,9 @@ pub fn exact(cluster: &Cluster) -> Result<()> {
         assert!(is_injected(cluster, NAMESPACE, &pod)?, "{pod} has no sidecar:\n{}", cluster.state(NAMESPACE));
     }
     application::answers(cluster, NAMESPACE)?;
-    let from = now(cluster)?;
-    // What was asked in the second before is another second's.
-    wait::until_true("the next second", Duration::from_secs(5), || Ok(now(cluster)? != from))?;
-    let from = now(cluster)?;
+    // Figures are kept in rows of ten seconds, so a period that is to be exact begins with one of them.
+    let from = select(cluster, "SELECT toString(toStartOfInterval(now('UTC') + 10, INTERVAL 10 SECOND))")?;
+    wait::until_true("the next ten seconds", Duration::from_secs(15), || Ok(now(cluster)? >= from))?;
     let load = HttpLoad {
         target: cluster.service(NAMESPACE, "front", 80)?,
         connections: 8,
