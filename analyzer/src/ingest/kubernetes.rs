@@ -16,7 +16,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use serde::de::DeserializeOwned;
@@ -26,6 +25,7 @@ use tokio_stream::StreamExt;
 
 use self::intervals::{Interval, Intervals, Kind, Millis, Observation, Slice, Workload};
 use self::object::Kubelet;
+use crate::inject::cluster::{by_kubeconfig, by_service_account};
 use crate::store::clickhouse::ClickHouse;
 use crate::telemetry::Telemetry;
 
@@ -52,13 +52,8 @@ impl Access {
     /// How to connect.
     pub async fn config(&self) -> Result<kube::Config, String> {
         let mut config = match self {
-            Self::InCluster => kube::Config::incluster().map_err(|error| format!("service account: {error}"))?,
-            Self::Kubeconfig(path) => {
-                let file = Kubeconfig::read_from(path).map_err(|error| format!("{}: {error}", path.display()))?;
-                let options = KubeConfigOptions::default();
-                let config = kube::Config::from_custom_kubeconfig(file, &options).await;
-                config.map_err(|error| format!("{}: {error}", path.display()))?
-            }
+            Self::InCluster => by_service_account()?,
+            Self::Kubeconfig(path) => by_kubeconfig(path).await?,
         };
         config.connect_timeout = Some(CONNECT_TIMEOUT);
         Ok(config)

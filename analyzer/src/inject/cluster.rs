@@ -4,7 +4,7 @@
 //! MutatingWebhookConfiguration.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use k8s_openapi::ByteString;
@@ -68,17 +68,25 @@ async fn limited<T>(action: String, request: impl Future<Output = Result<T, kube
     }
 }
 
+/// How to connect with the service account of this pod.
+pub fn by_service_account() -> Result<kube::Config, String> {
+    kube::Config::incluster().map_err(|error| format!("service account: {error}"))
+}
+
+/// How to connect with a kubeconfig file and its current context.
+pub async fn by_kubeconfig(path: &Path) -> Result<kube::Config, String> {
+    let file = Kubeconfig::read_from(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
+    config.map_err(|error| format!("{}: {error}", path.display()))
+}
+
 async fn client_config(access: &Access) -> Result<kube::Config, ClusterError> {
-    let from_file = async |path: &PathBuf| {
-        let file = Kubeconfig::read_from(path).map_err(|error| ClusterError::Access(format!("{}: {error}", path.display())))?;
-        let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
-        config.map_err(|error| ClusterError::Access(format!("{}: {error}", path.display())))
+    let config = match access {
+        Access::File(path) => by_kubeconfig(path).await,
+        Access::InCluster => by_service_account(),
+        Access::Auto => kube::Config::infer().await.map_err(|error| error.to_string()),
     };
-    match access {
-        Access::File(path) => from_file(path).await,
-        Access::InCluster => kube::Config::incluster().map_err(|error| ClusterError::Access(format!("service account: {error}"))),
-        Access::Auto => kube::Config::infer().await.map_err(|error| ClusterError::Access(error.to_string())),
-    }
+    config.map_err(ClusterError::Access)
 }
 
 impl Cluster {

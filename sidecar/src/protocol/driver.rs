@@ -71,11 +71,7 @@ impl Inbox {
         if taken > 0 {
             kept.bytes.drain(..taken);
             let Some(first) = kept.offset().map(|offset| offset + taken as u64) else { return };
-            let passed = kept.marks.partition_point(|mark| mark.offset <= first).saturating_sub(1);
-            kept.marks.drain(..passed);
-            if let Some(mark) = kept.marks.first_mut() {
-                mark.offset = first;
-            }
+            Mark::begin_at(&mut kept.marks, first);
         }
         outbox.buffered_bytes += kept.bytes.len();
         self.0 = Some(kept);

@@ -30,6 +30,17 @@ pub struct Mark {
     pub acknowledged: Option<u64>,
 }
 
+impl Mark {
+    /// Forgets what is known about bytes in front of an offset.
+    pub fn begin_at(marks: &mut Vec<Self>, offset: u64) {
+        let passed = marks.partition_point(|mark| mark.offset <= offset).saturating_sub(1);
+        marks.drain(..passed);
+        if let Some(mark) = marks.first_mut() {
+            mark.offset = offset;
+        }
+    }
+}
+
 /// What reassembly hands out.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {

@@ -131,16 +131,17 @@ pub fn bench(workspace: &Workspace, cache: &Cache, options: &Options) -> Result<
     if options.micro {
         micro(workspace)?;
     }
-    let file = place(workspace)?;
-    fs::write(&file, report).doing(format_args!("writing {}", file.display()))?;
-    say(format_args!("==> {}", file.display()));
-    Ok(())
+    keep(workspace, &report)
 }
 
 /// What a binary of the tests package has measured, with the machine and the revision in front.
 fn own_report(workspace: &Workspace, program: &str, section: String) -> Result<()> {
     let report = format!("{}{section}", about(workspace, &workspace.target().join("release").join(program))?);
     println!("{report}");
+    keep(workspace, &report)
+}
+
+fn keep(workspace: &Workspace, report: &str) -> Result<()> {
     let file = place(workspace)?;
     fs::write(&file, report).doing(format_args!("writing {}", file.display()))?;
     say(format_args!("==> {}", file.display()));

@@ -158,6 +158,11 @@ pub(super) struct Envelope {
     streams: Option<Box<[Stream; 2]>>,
 }
 
+/// The unpacking of an end's stream, made when it is first asked for.
+fn stream(streams: &mut Option<Box<[Stream; 2]>>, sender: Sender) -> &mut Stream {
+    &mut streams.get_or_insert_default()[sender as usize]
+}
+
 impl Envelope {
     pub fn new(start: Start) -> Self {
         Self { mysql: Mysql::new(start), streams: None }
@@ -171,15 +176,14 @@ impl Envelope {
             *client = true;
             if !waits && !std::mem::replace(server, true) {
                 // Until a request tells where an answer begins.
-                self.streams.get_or_insert_default()[Sender::Server as usize].lost = true;
+                stream(&mut self.streams, Sender::Server).lost = true;
             }
         }
         self.mysql.packed[input.sender as usize]
     }
 
     fn packed_data(&mut self, input: &Input<'_>, out: &mut Output<'_>) -> Progress {
-        let streams = self.streams.get_or_insert_default();
-        let stream = &mut streams[input.sender as usize];
+        let stream = stream(&mut self.streams, input.sender);
         if stream.left > 0 {
             return self.packet(input, out);
         }
@@ -220,9 +224,7 @@ impl Envelope {
 
     /// Takes bytes of the current packet that came in one segment.
     fn packet(&mut self, input: &Input<'_>, out: &mut Output<'_>) -> Progress {
-        let Some(stream) = self.streams.as_deref_mut().map(|streams| &mut streams[input.sender as usize]) else {
-            return Progress::Reject;
-        };
+        let stream = stream(&mut self.streams, input.sender);
         let (mark, segment) = input.segment();
         let length = stream.left.min(segment.len());
         let Some(bytes) = segment.get(..length) else { return Progress::Reject };
@@ -253,9 +255,7 @@ impl Envelope {
     fn unpack(&mut self, sender: Sender, mark: Mark, mut bytes: &[u8], out: &mut Output<'_>) -> Result<(), Refusal> {
         let mut piece = out.outbox.unpackers.take_piece();
         let outcome = loop {
-            let Some(stream) = self.streams.as_deref_mut().map(|streams| &mut streams[sender as usize]) else {
-                break Err(Refusal::Malformed);
-            };
+            let stream = stream(&mut self.streams, sender);
             let Some(unpacker) = &mut stream.unpacker else { break Ok(()) };
             // One byte more than was announced is one too many.
             let room = (stream.unpacked_left + 1).min(PIECE);
@@ -287,7 +287,7 @@ impl Envelope {
 
     /// What is left of the current packet cannot be unpacked, or `lost` of it were not seen: it becomes a hole.
     fn skip(&mut self, sender: Sender, why: Refusal, lost: u64, out: &mut Output<'_>) {
-        let Some(stream) = self.streams.as_deref_mut().map(|streams| &mut streams[sender as usize]) else { return };
+        let stream = stream(&mut self.streams, sender);
         stream.release(out);
         stream.skipping = true;
         let held = usize::from(stream.held.take().is_some());
@@ -303,7 +303,7 @@ impl Envelope {
     }
 
     fn end_packet(&mut self, sender: Sender, mark: Mark, out: &mut Output<'_>) {
-        let Some(stream) = self.streams.as_deref_mut().map(|streams| &mut streams[sender as usize]) else { return };
+        let stream = stream(&mut self.streams, sender);
         if stream.unpacked_left > 0 {
             self.skip(sender, Refusal::Malformed, 0, out);
             return;
@@ -316,7 +316,7 @@ impl Envelope {
 
     /// Lends unpacked bytes to the decoder, and keeps what it leaves.
     fn hand_on(&mut self, sender: Sender, mark: Mark, bytes: &[u8], out: &mut Output<'_>) {
-        let Some(stream) = self.streams.as_deref_mut().map(|streams| &mut streams[sender as usize]) else { return };
+        let stream = stream(&mut self.streams, sender);
         let Some(offset) = stream.offset.filter(|_| !bytes.is_empty() && !stream.lost) else { return };
         stream.offset = Some(offset + bytes.len() as u64);
         // A message begins with the header of the packet it begins.
@@ -332,12 +332,8 @@ impl Envelope {
             let rest = bytes.get(taken..).unwrap_or_default();
             if !rest.is_empty() {
                 stream.kept.extend_from_slice(rest);
-                let first = offset + taken as u64;
-                let passed = marks.partition_point(|mark| mark.offset <= first).saturating_sub(1);
-                stream.marks.extend_from_slice(marks.get(passed..).unwrap_or_default());
-                if let Some(mark) = stream.marks.first_mut() {
-                    mark.offset = first;
-                }
+                stream.marks.extend_from_slice(marks);
+                Mark::begin_at(&mut stream.marks, offset + taken as u64);
                 stream.need = need;
                 out.outbox.buffered_bytes += rest.len();
             }
@@ -354,11 +350,7 @@ impl Envelope {
             stream.kept.drain(..taken);
             out.outbox.buffered_bytes -= taken;
             stream.need = need;
-            let passed = stream.marks.partition_point(|mark| mark.offset <= first + taken as u64).saturating_sub(1);
-            stream.marks.drain(..passed);
-            if let Some(mark) = stream.marks.first_mut() {
-                mark.offset = first + taken as u64;
-            }
+            Mark::begin_at(&mut stream.marks, first + taken as u64);
             if stream.kept.is_empty() {
                 stream.marks.clear();
             }
@@ -368,14 +360,12 @@ impl Envelope {
 
     /// Does to the streams what the decoder decided.
     fn follow(&mut self, sender: Sender, out: &mut Output<'_>) {
-        let Some(streams) = self.streams.as_deref_mut() else { return };
         if std::mem::take(&mut self.mysql.realigned) {
             // The answer begins at a packet of its own, wherever the position was.
-            let server = &mut streams[Sender::Server as usize];
-            server.clear(self.mysql.scale(Sender::Server), out);
+            stream(&mut self.streams, Sender::Server).clear(self.mysql.scale(Sender::Server), out);
         }
         if self.mysql.is_lost(sender) {
-            let stream = &mut streams[sender as usize];
+            let stream = stream(&mut self.streams, sender);
             stream.clear(self.mysql.scale(sender), out);
             stream.lost = true;
         }
@@ -383,7 +373,7 @@ impl Envelope {
 
     /// Unpacked bytes are missing, of which `lost` bytes on the wire were not seen.
     fn hole(&mut self, sender: Sender, length: u64, lost: u64, out: &mut Output<'_>) {
-        let Some(stream) = self.streams.as_deref_mut().map(|streams| &mut streams[sender as usize]) else { return };
+        let stream = stream(&mut self.streams, sender);
         let Some(offset) = stream.offset else { return };
         stream.offset = Some(offset + length);
         let kept = std::mem::take(&mut stream.kept);
@@ -402,16 +392,17 @@ impl Envelope {
 
     /// The position in a stream is lost.
     fn lose(&mut self, sender: Sender, lost: u64, out: &mut Output<'_>) {
-        let missing = self.streams.as_deref().map_or(0, |streams| streams[sender as usize].unpacked_left);
+        let missing = stream(&mut self.streams, sender).unpacked_left;
         self.hole(sender, missing as u64, lost, out);
         self.mysql.lose(sender, out);
         self.follow(sender, out);
     }
 
     fn packed_gap(&mut self, gap: &Gap<'_>, out: &mut Output<'_>) {
-        let Some(stream) = self.streams.as_deref_mut().map(|streams| &mut streams[gap.sender as usize]) else {
+        if self.streams.is_none() {
             return self.mysql.lose(gap.sender, out);
-        };
+        }
+        let stream = stream(&mut self.streams, gap.sender);
         if let Some(before) = &gap.before {
             // A header that was cut.
             out.discard(Discard::Resync, before.data.len());
@@ -424,16 +415,11 @@ impl Envelope {
             return self.lose(gap.sender, gap.length, out);
         }
         stream.left -= gap.length as usize;
-        let over = stream.left == 0;
         if !stream.skipping && stream.packed {
             self.skip(gap.sender, Refusal::Malformed, gap.length, out);
         } else if !stream.skipping {
             stream.unpacked_left -= gap.length as usize;
             self.hole(gap.sender, gap.length, gap.length, out);
-        }
-        if over {
-            // Nothing is held: it went with the hole.
-            self.end_packet(gap.sender, Mark { offset: 0, time_ns: 0, acknowledged: None }, out);
         }
     }
 }
@@ -472,10 +458,9 @@ impl Decoder for Envelope {
             for sender in over {
                 // What is incomplete now stays so.
                 self.hole(*sender, 0, 0, out);
-                if let Some(streams) = self.streams.as_deref_mut() {
-                    streams[*sender as usize].clear(self.mysql.scale(*sender), out);
-                    streams[*sender as usize].lost = true;
-                }
+                let stream = stream(&mut self.streams, *sender);
+                stream.clear(self.mysql.scale(*sender), out);
+                stream.lost = true;
             }
         }
         self.mysql.end(ending, out);
