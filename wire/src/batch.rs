@@ -10,13 +10,16 @@ use prost::Message;
 use rustc_hash::{FxHashMap, FxHasher};
 
 use crate::proto;
-use crate::record::{Completeness, Protocol, RequestRecord, Side, SourceKind, Status, Transport, with_fields};
+use crate::record::{Completeness, FIELDS, Field, Protocol, RequestRecord, Side, SourceKind, Status, Transport, with_fields};
 
 /// The format that this version writes; see `RecordBatch.format` in the .proto.
 pub const FORMAT: u32 = 1;
 
 /// Most records that one batch may hold: bounds what a hostile batch can make the analyzer allocate.
 pub const MAX_ROWS: u32 = 65_536;
+
+/// What an address is that the batch does not give.
+const NO_ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
 
 /// A batch as it travels.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -287,13 +290,39 @@ macro_rules! read {
         $self.timestamps.get($row).copied().unwrap_or_default()
     };
     (address, $self:ident, $name:ident, $row:ident) => {
-        $self.addresses.get(column(&$self.batch.$name, $row) as usize).copied().unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED))
+        $self.addresses.get(column(&$self.batch.$name, $row) as usize).copied().unwrap_or(NO_ADDRESS)
     };
     (list, $self:ident, $name:ident, $row:ident) => {
         $self.batch.$name.get($row).map(|list| list.item.iter().map(|index| $self.text(*index)).collect()).unwrap_or_default()
     };
     ((names $t:ident), $self:ident, $name:ident, $row:ident) => {
         $t::from_number(column(&$self.batch.$name, $row)).unwrap_or_default()
+    };
+}
+macro_rules! view {
+    (Resource, $kind:tt, $self:ident, $name:ident) => {
+        Column::Same(&$self.resource.$name)
+    };
+    (Record, text, $self:ident, $name:ident) => {
+        Column::Texts(&$self.batch.$name)
+    };
+    (Record, number, $self:ident, $name:ident) => {
+        Column::Numbers(&$self.batch.$name)
+    };
+    (Record, optional, $self:ident, $name:ident) => {
+        Column::Optional(&$self.batch.$name)
+    };
+    (Record, timestamp, $self:ident, $name:ident) => {
+        Column::Timestamps(&$self.timestamps)
+    };
+    (Record, address, $self:ident, $name:ident) => {
+        Column::Addresses(&$self.batch.$name)
+    };
+    (Record, list, $self:ident, $name:ident) => {
+        Column::Lists(&$self.batch.$name)
+    };
+    (Record, (names $t:ident), $self:ident, $name:ident) => {
+        Column::Names(&$self.batch.$name, |number| $t::from_number(number).unwrap_or_default().as_str())
     };
 }
 macro_rules! per_scope {
@@ -340,6 +369,13 @@ macro_rules! implement {
             pub fn record(&self, index: usize) -> RequestRecord<'_> {
                 RequestRecord { $($name: read_field!($scope, $kind, self, $name, index),)* }
             }
+
+            /// Walks over all columns in the order of [`FIELDS`], absent ones included.
+            pub fn for_each_column(&self, mut visit: impl FnMut(&'static Field, Column<'_>)) {
+                let mut index = 0;
+                $( visit(&FIELDS[index], view!($scope, $kind, self, $name)); index += 1; )*
+                debug_assert_eq!(index, FIELDS.len());
+            }
         }
     };
 }
@@ -356,8 +392,31 @@ fn check_index(column: &'static str, indices: &[u32], table: usize) -> Result<()
     }
 }
 
-fn column<T: Copy + Default>(column: &[T], row: usize) -> T {
+/// The value of a row in one of [`DecodedBatch::columns`]; in a column that is absent every row has the default.
+#[inline]
+pub fn column<T: Copy + Default>(column: &[T], row: usize) -> T {
     column.get(row).copied().unwrap_or_default()
+}
+
+/// One field of all rows. A column is empty where the field is absent from every row.
+#[derive(Clone, Copy, Debug)]
+pub enum Column<'a> {
+    /// The same in all rows: a field of the sender's resource.
+    Same(&'a str),
+    /// Indices into [`DecodedBatch::strings`], of which 0 is the empty one.
+    Texts(&'a [u32]),
+    /// Numbers of an enumeration's values, and what gives their names.
+    Names(&'a [u32], fn(u32) -> &'static str),
+    /// Numbers whose 0 means "does not apply".
+    Numbers(&'a [u64]),
+    /// 0 where nothing is known, else the number and one.
+    Optional(&'a [u64]),
+    /// Nanoseconds since the Unix epoch.
+    Timestamps(&'a [u64]),
+    /// Indices into [`DecodedBatch::addresses`].
+    Addresses(&'a [u32]),
+    /// Lists of indices into [`DecodedBatch::strings`].
+    Lists(&'a [proto::TextList]),
 }
 
 /// A batch that was checked as a whole.
@@ -430,7 +489,37 @@ impl DecodedBatch {
         (0..self.rows()).map(|index| self.record(index))
     }
 
-    fn text(&self, index: u32) -> &str {
+    /// The columns as they came, for whoever reads a few of them for every row; see [`column`]. Times, addresses and texts are in
+    /// [`Self::timestamps`], [`Self::addresses`] and [`Self::strings`]; what belongs to sender and resource was taken out.
+    pub fn columns(&self) -> &proto::RecordBatch {
+        &self.batch
+    }
+
+    /// When each record's request began, nanoseconds since the Unix epoch.
+    pub fn timestamps(&self) -> &[u64] {
+        &self.timestamps
+    }
+
+    /// The server's and the client's address of a row.
+    #[inline]
+    pub fn ends(&self, row: usize) -> (IpAddr, IpAddr) {
+        let address = |index: u32| self.addresses.get(index as usize).copied().unwrap_or(NO_ADDRESS);
+        (address(column(&self.batch.server_address, row)), address(column(&self.batch.client_address, row)))
+    }
+
+    /// The table of addresses.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    /// The table of strings; empty if there is no text.
+    pub fn strings(&self) -> &[String] {
+        &self.batch.strings
+    }
+
+    /// One of the table of strings.
+    #[inline]
+    pub fn text(&self, index: u32) -> &str {
         self.batch.strings.get(index as usize).map_or("", String::as_str)
     }
 }

@@ -7,7 +7,7 @@ pub mod batch;
 pub mod histogram;
 pub mod record;
 
-pub use batch::{BatchBuilder, DecodeError, DecodedBatch, EncodedBatch};
+pub use batch::{BatchBuilder, Column, DecodeError, DecodedBatch, EncodedBatch, column};
 pub use record::{Completeness, FIELDS, Field, Protocol, RequestRecord, Scope, Side, SourceKind, Status, Transport, Value, opentelemetry};
 
 /// The commit that the programs were built from, 12 hexadecimal digits, or `unknown`.

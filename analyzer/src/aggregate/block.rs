@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use podtap_wire::{DecodedBatch, RequestRecord, Status};
+use podtap_wire::{DecodedBatch, Status, column};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::histogram::SparseHistogram;
 use super::keep::{Fate, Sampling, Slowest};
-use super::key::{SeriesKey, SeriesParts, SeriesTable};
+use super::key::{Numbers, Room, SeriesKey, SeriesTable, status};
 use super::window;
 
 /// Series that a block keeps apart; further ones lose their endpoint, error and peer.
@@ -55,18 +55,40 @@ pub struct Figures {
     pub time_to_first_byte_ns: SparseHistogram,
 }
 
+/// What a record adds to its row.
+struct Measured {
+    status: Status,
+    request_bytes: u64,
+    response_bytes: u64,
+    time_to_last_byte_ns: Option<u64>,
+    time_to_first_byte_ns: Option<u64>,
+}
+
+impl Measured {
+    fn of(batch: &DecodedBatch, row: usize) -> Self {
+        let columns = batch.columns();
+        Self {
+            status: status(batch, row),
+            request_bytes: column(&columns.request_bytes, row),
+            response_bytes: column(&columns.response_bytes, row),
+            time_to_last_byte_ns: column(&columns.time_to_last_byte_ns, row).checked_sub(1),
+            time_to_first_byte_ns: column(&columns.time_to_first_byte_ns, row).checked_sub(1),
+        }
+    }
+}
+
 impl Figures {
-    fn add(&mut self, record: &RequestRecord<'_>) {
+    fn add(&mut self, measured: &Measured) {
         self.count += 1;
-        self.errors += u64::from(matches!(record.status, Status::ServerError | Status::NoResponse));
-        self.request_bytes = self.request_bytes.saturating_add(record.request_bytes);
-        self.response_bytes = self.response_bytes.saturating_add(record.response_bytes);
-        if let Some(latency) = record.time_to_last_byte_ns {
+        self.errors += u64::from(matches!(measured.status, Status::ServerError | Status::NoResponse));
+        self.request_bytes = self.request_bytes.saturating_add(measured.request_bytes);
+        self.response_bytes = self.response_bytes.saturating_add(measured.response_bytes);
+        if let Some(latency) = measured.time_to_last_byte_ns {
             self.time_to_last_byte_ns_sum = self.time_to_last_byte_ns_sum.saturating_add(latency);
             self.time_to_last_byte_ns_max = self.time_to_last_byte_ns_max.max(latency);
             self.time_to_last_byte_ns.record(latency);
         }
-        if let Some(latency) = record.time_to_first_byte_ns {
+        if let Some(latency) = measured.time_to_first_byte_ns {
             self.time_to_first_byte_ns.record(latency);
         }
     }
@@ -110,21 +132,23 @@ impl BlockAggregate {
     /// Counts all records of a batch. `message_time_ns` is the time stamp of the message in the log.
     pub fn add(&mut self, batch: &DecodedBatch, message_time_ns: u64, sampling: Sampling) -> Added {
         let mut added = Added { fates: Vec::with_capacity(batch.rows()), ..Added::default() };
-        let resource = self.table.resource(batch.resource());
-        for (number, record) in batch.records().enumerate() {
-            let mut timestamp_ns = record.timestamp;
+        let resource = self.table.begin(batch);
+        for number in 0..batch.rows() {
+            let mut timestamp_ns = column(batch.timestamps(), number);
             if window::is_ahead(timestamp_ns, message_time_ns) || !self.admits_day(timestamp_ns, message_time_ns) {
                 added.clamped.push(number as u32);
                 timestamp_ns = message_time_ns;
             }
             added.late += u64::from(window::is_late(timestamp_ns, message_time_ns));
-            let (series, overflowed) = self.count(&record, resource, window::start(timestamp_ns));
+            let measured = Measured::of(batch, number);
+            let (series, overflowed) = self.count(batch, number, resource, &measured, window::start(timestamp_ns));
             added.overflowed += u64::from(overflowed);
             let series = series as usize;
             if self.slowest.len() <= series {
                 self.slowest.resize(series + 1, Slowest::default());
             }
-            added.fates.push(self.slowest[series].fate(&record, batch.sender(), number, sampling));
+            let kept = || sampling.keeps(batch, number);
+            added.fates.push(self.slowest[series].fate(measured.time_to_last_byte_ns, measured.status, kept));
         }
         added
     }
@@ -143,15 +167,14 @@ impl BlockAggregate {
     }
 
     /// Returns the series, and whether the record had to go to an overflow series.
-    fn count(&mut self, record: &RequestRecord<'_>, resource: u32, window: u32) -> (u32, bool) {
-        let parts = SeriesParts::of(record, resource);
-        let (mut series, mut overflowed) = match self.table.find(&parts) {
-            Some(series) => (series, false),
-            None if self.table.len() < MAX_SERIES_PER_BLOCK => (self.table.insert(&parts), false),
-            None => (self.lumped(&parts), true),
-        };
+    fn count(&mut self, batch: &DecodedBatch, row: usize, resource: u32, measured: &Measured, window: u32) -> (u32, bool) {
+        let room = if self.table.len() < MAX_SERIES_PER_BLOCK { Room::New } else { Room::Known };
+        let numbers = self.table.numbers(batch, row, resource, room);
+        let found = numbers.and_then(|numbers| self.found_or_inserted(numbers, room));
+        let mut overflowed = found.is_none();
+        let mut series = found.unwrap_or_else(|| self.lumped(batch, row, resource, measured.status));
         if self.rows.len() >= MAX_ROWS_PER_BLOCK && !self.index.contains_key(&(series, window)) {
-            series = self.found_or_inserted(&parts.without_names());
+            series = self.of_outcome(measured.status);
             overflowed = true;
         }
         let (rows, hours) = (&mut self.rows, &mut self.hours);
@@ -161,7 +184,7 @@ impl BlockAggregate {
             rows.len() as u32 - 1
         });
         if let Some(row) = self.rows.get_mut(at as usize) {
-            row.figures.add(record);
+            row.figures.add(measured);
             if !row.dirty {
                 row.dirty = true;
                 self.dirty.push(at);
@@ -170,17 +193,22 @@ impl BlockAggregate {
         (series, overflowed)
     }
 
-    fn lumped(&mut self, parts: &SeriesParts<'_>) -> u32 {
-        let lumped = parts.without_details();
-        match self.table.find(&lumped) {
-            Some(series) => series,
-            None if self.table.len() < MAX_SERIES_PER_BLOCK + MAX_LUMPED_SERIES_PER_BLOCK => self.table.insert(&lumped),
-            None => self.found_or_inserted(&parts.without_names()),
-        }
+    fn found_or_inserted(&mut self, numbers: Numbers, room: Room) -> Option<u32> {
+        let found = self.table.find(&numbers);
+        found.or_else(|| (room == Room::New).then(|| self.table.insert(numbers)))
     }
 
-    fn found_or_inserted(&mut self, parts: &SeriesParts<'_>) -> u32 {
-        self.table.find(parts).unwrap_or_else(|| self.table.insert(parts))
+    fn lumped(&mut self, batch: &DecodedBatch, row: usize, resource: u32, status: Status) -> u32 {
+        let room = if self.table.len() < MAX_SERIES_PER_BLOCK + MAX_LUMPED_SERIES_PER_BLOCK { Room::New } else { Room::Known };
+        let numbers = self.table.numbers_without_details(batch, row, resource, room);
+        let found = numbers.and_then(|numbers| self.found_or_inserted(numbers, room));
+        found.unwrap_or_else(|| self.of_outcome(status))
+    }
+
+    /// There are as many of these as outcomes, so there is always room for them.
+    fn of_outcome(&mut self, status: Status) -> u32 {
+        let numbers = Numbers::of_outcome(status);
+        self.table.find(&numbers).unwrap_or_else(|| self.table.insert(numbers))
     }
 
     /// Rows that changed since the last call, whole.
@@ -200,7 +228,7 @@ impl BlockAggregate {
 #[cfg(test)]
 mod tests {
     use podtap_wire::proto::Resource;
-    use podtap_wire::{BatchBuilder, Protocol};
+    use podtap_wire::{BatchBuilder, Protocol, RequestRecord};
 
     use super::*;
 
@@ -241,7 +269,7 @@ mod tests {
         assert_eq!(aggregate.hours().count(), 1);
         assert_eq!(BlockAggregate::default().add(&batch([record(NOW - 301 * second, "/a")]), NOW, Sampling::default()).late, 1);
         let mut rows: Vec<_> =
-            aggregate.take_changed().into_iter().map(|row| (row.key.endpoint.clone(), row.window, row.figures.count)).collect();
+            aggregate.take_changed().into_iter().map(|row| (row.key.endpoint.to_string(), row.window, row.figures.count)).collect();
         rows.sort();
         let (now, before) = (1_700_000_000, 1_699_999_980);
         assert_eq!(rows, [("GET /a".to_owned(), before, 1), ("GET /a".to_owned(), now, 2), ("GET /b".to_owned(), now, 1)]);

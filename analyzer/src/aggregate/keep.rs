@@ -5,8 +5,7 @@
 
 use std::hash::{Hash, Hasher};
 
-use podtap_wire::proto::Sender;
-use podtap_wire::{RequestRecord, Status};
+use podtap_wire::{DecodedBatch, Status, column};
 use rustc_hash::FxHasher;
 
 /// How many of a series in a block are its slowest.
@@ -46,15 +45,16 @@ impl Sampling {
     }
 
     /// A trace is kept whole, in all services; without one each record goes by its place in its sender's order.
-    fn keeps(self, record: &RequestRecord<'_>, sender: &Sender, row: usize) -> bool {
+    pub fn keeps(self, batch: &DecodedBatch, row: usize) -> bool {
         if self.kept_of_million == MILLION {
             return true;
         }
         let mut hasher = FxHasher::default();
-        if record.trace_id.is_empty() {
-            (&sender.boot_id, sender.sequence, row).hash(&mut hasher);
+        let trace_id = batch.text(column(&batch.columns().trace_id, row));
+        if trace_id.is_empty() {
+            (&batch.sender().boot_id, batch.sender().sequence, row).hash(&mut hasher);
         } else {
-            record.trace_id.hash(&mut hasher);
+            trace_id.hash(&mut hasher);
         }
         // The hasher's low bits are its weak ones.
         let mixed = (hasher.finish() ^ (hasher.finish() >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
@@ -79,18 +79,21 @@ impl Slowest {
         self.seen > BEFORE_SLOW
     }
 
-    /// What becomes of a record of this series.
-    pub fn fate(&mut self, record: &RequestRecord<'_>, sender: &Sender, row: usize, sampling: Sampling) -> Fate {
-        let slow = record.time_to_last_byte_ns.is_some_and(|latency| self.is_slow(latency));
-        if slow || record.status != Status::Ok {
+    /// What becomes of a record of this series; `sampled` says whether it is kept as an ordinary one.
+    pub fn fate(&mut self, latency_ns: Option<u64>, status: Status, sampled: impl FnOnce() -> bool) -> Fate {
+        let slow = latency_ns.is_some_and(|latency| self.is_slow(latency));
+        if slow || status != Status::Ok {
             return Fate::Kept;
         }
-        if sampling.keeps(record, sender, row) { Fate::Ordinary } else { Fate::LeftOut }
+        if sampled() { Fate::Ordinary } else { Fate::LeftOut }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use podtap_wire::proto::Resource;
+    use podtap_wire::{BatchBuilder, RequestRecord};
+
     use super::*;
 
     #[test]
@@ -107,18 +110,21 @@ mod tests {
     #[test]
     fn a_share_is_kept_and_traces_are_whole() {
         let half = Sampling::of_share(0.5).unwrap();
-        let sender = |sequence| Sender { id: "s".to_owned(), boot_id: vec![7; 16], sequence, closed_at_ns: 0 };
-        let record = |trace_id| RequestRecord { trace_id, ..RequestRecord::default() };
-        let kept = (0..100_000).filter(|row| half.keeps(&record(""), &sender(*row as u64 / 100), row % 100)).count();
-        assert!((48_000..52_000).contains(&kept), "{kept}");
+        let batch = |sequence, trace_id| {
+            let mut builder = BatchBuilder::new("s".to_owned(), [7; 16], Resource::default());
+            (0..100).for_each(|_| builder.push(&RequestRecord { trace_id, ..RequestRecord::default() }));
+            DecodedBatch::decode(&builder.finish(sequence, 0, Vec::new()).bytes).unwrap()
+        };
+        let kept = |batch: &DecodedBatch| (0..100).filter(|row| half.keeps(batch, *row)).count();
+        let all: usize = (0..1_000).map(|sequence| kept(&batch(sequence, ""))).sum();
+        assert!((48_000..52_000).contains(&all), "{all}");
         for trace in ["a", "4bf92f3577b34da6a3ce929d0e0e4736"] {
-            let all: Vec<_> = (0..50).map(|row| half.keeps(&record(trace), &sender(row as u64), row)).collect();
-            assert!(all.iter().all(|kept| *kept == all[0]));
+            let of_batches: Vec<_> = (0..50).map(|sequence| kept(&batch(sequence, trace))).collect();
+            assert!(of_batches == [0; 50] || of_batches == [100; 50], "{of_batches:?}");
         }
         assert!(Sampling::of_share(1.5).is_none());
         let nothing = Sampling::of_share(0.0).unwrap();
-        assert!(!nothing.keeps(&record(""), &sender(1), 0));
-        let failed = RequestRecord { status: Status::ServerError, ..RequestRecord::default() };
-        assert_eq!(Slowest::default().fate(&failed, &sender(1), 0, nothing), Fate::Kept);
+        assert!(!nothing.keeps(&batch(1, ""), 0));
+        assert_eq!(Slowest::default().fate(None, Status::ServerError, || false), Fate::Kept);
     }
 }

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use podtap_wire::batch::MAX_ROWS;
 use podtap_wire::{DecodeError, DecodedBatch};
 
 use super::marks::{Marks, Received, SenderBoot, Sighting};
@@ -15,6 +16,8 @@ use crate::aggregate::{BlockAggregate, Fate, Sampling, SeriesRow};
 
 /// Offsets in a block. Fixed for ever: a block's number of offsets is part of what its rows mean.
 pub const BLOCK_OFFSETS: u64 = 2_000;
+/// What a bucket of a block's histograms can count.
+const _: () = assert!(BLOCK_OFFSETS * MAX_ROWS as u64 <= u32::MAX as u64);
 
 /// Raised when a change of the program makes the same bytes count for other series: blocks that were begun under another number are
 /// deleted before they are written again.

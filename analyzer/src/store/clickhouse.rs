@@ -16,7 +16,9 @@ use super::native::{Column, Native};
 use super::questions::{self, AlarmRow, FiguresRow, Statement};
 use super::retention::{self, KEPT, Retention};
 use super::rollup::{self, Bounds, Due, KeptDays, Step};
-use super::rows::{self, ALARM_COLUMNS, BLOCK_COLUMNS, COUNTER_COLUMNS, HISTOGRAM_COLUMNS, insert_statement, request_columns};
+use super::rows::{
+    self, ALARM_COLUMNS, BLOCK_COLUMNS, COUNTER_COLUMNS, HISTOGRAM_COLUMNS, RequestWriter, insert_statement, request_columns,
+};
 use super::{Reason, Store, StoreError, StoreFuture};
 use crate::alarm::state::Alarm;
 use crate::ingest::block::{BlockWrite, CLASSIFICATION, PartitionId, ResumePoint};
@@ -331,16 +333,15 @@ impl ClickHouse {
     async fn write_rows(&self, writes: &[BlockWrite]) -> Result<(), Error> {
         let columns = request_columns();
         let mut requests = self.insert("requests", &columns);
+        let mut writer = RequestWriter::default();
         for write in writes {
             for placed in &write.batches {
-                let mut full = Vec::new();
-                rows::requests(&mut requests.rows, &write.partition, placed, write.manifest.position, |rows| {
-                    if rows.len() >= CHUNK_BYTES {
-                        full.push(rows.take());
-                    }
-                });
-                for chunk in full {
-                    requests.send(chunk).await?;
+                let step = RequestWriter::rows_within(placed, CHUNK_BYTES);
+                writer.begin(placed);
+                for first in (0..placed.batch.rows()).step_by(step) {
+                    let some = first..(first + step).min(placed.batch.rows());
+                    writer.write(&mut requests.rows, &write.partition, placed, some, write.manifest.position);
+                    requests.send_full().await?;
                 }
             }
         }

@@ -16,7 +16,7 @@ pub mod clickhouse;
 pub mod cluster;
 pub mod kubernetes;
 pub mod migrations;
-mod native;
+pub mod native;
 pub mod questions;
 pub mod recording;
 pub mod retention;

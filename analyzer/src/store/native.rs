@@ -2,7 +2,8 @@
 //!
 //! Reading it costs the server a quarter of what rows cost it: texts that repeat are sent once a block and numbered, as the columns
 //! keep them. Names and types let ClickHouse refuse what has another shape instead of reading it wrongly. Write a row's values in
-//! the order of the columns given to [`Native::new`]; nothing here checks that (the tests against the engine do).
+//! the order of the columns given to [`Native::new`], or whole columns of several rows ([`Native::columns`]); nothing here checks that
+//! (the tests against the engine do).
 
 use rustc_hash::FxHashMap;
 
@@ -37,29 +38,29 @@ struct Keyed {
 }
 
 impl Keyed {
-    /// Returns how many bytes that adds, roughly.
-    fn push(&mut self, text: &str) -> usize {
+    fn push(&mut self, text: &str) {
         if let Some((last, number)) = &self.last
             && last == text
         {
             self.rows.push(*number);
-            return 1;
+            return;
         }
-        let (number, added) = match self.numbers.get(text) {
-            Some(number) => (*number, 1),
-            None => {
-                let number = self.numbers.len() as u32;
-                self.numbers.insert(text.into(), number);
-                write_text(&mut self.keys, text);
-                (number, text.len() + 2)
-            }
-        };
+        let number = self.number(text);
         self.rows.push(number);
         let (last, of) = self.last.get_or_insert_default();
         last.clear();
         last.push_str(text);
         *of = number;
-        added
+    }
+
+    fn number(&mut self, text: &str) -> u32 {
+        if let Some(number) = self.numbers.get(text) {
+            return *number;
+        }
+        let number = self.numbers.len() as u32;
+        self.numbers.insert(text.into(), number);
+        write_text(&mut self.keys, text);
+        number
     }
 
     fn write(&self, out: &mut Vec<u8>) {
@@ -153,10 +154,32 @@ fn write_text(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
+/// A column and its values so far.
+#[derive(Clone, Debug)]
+struct Filled {
+    name: &'static str,
+    kind: &'static str,
+    /// Bytes of a number of this type.
+    width: usize,
+    values: Values,
+}
+
+impl Filled {
+    fn new((name, kind): Column) -> Self {
+        let width = match kind {
+            "UInt8" => 1,
+            "UInt16" => 2,
+            "UInt32" => 4,
+            _ => 8,
+        };
+        Self { name, kind, width, values: Values::of(kind) }
+    }
+}
+
 /// Rows being written, column by column.
 #[derive(Clone, Debug)]
 pub struct Native {
-    columns: Vec<(Column, Values)>,
+    columns: Vec<Filled>,
     /// The column that the next value belongs to.
     at: usize,
     rows: usize,
@@ -166,7 +189,7 @@ pub struct Native {
 impl Native {
     /// No row yet.
     pub fn new(columns: &[Column]) -> Self {
-        Self { columns: columns.iter().map(|column| (*column, Values::of(column.1))).collect(), at: 0, rows: 0, bytes: 0 }
+        Self { columns: columns.iter().copied().map(Filled::new).collect(), at: 0, rows: 0, bytes: 0 }
     }
 
     /// True if no row was written since the last [`Self::take`].
@@ -184,7 +207,7 @@ impl Native {
         let mut out = Vec::with_capacity(self.bytes + self.columns.len() * 64);
         write_varint(&mut out, self.columns.len() as u64);
         write_varint(&mut out, self.rows as u64);
-        for ((name, kind), values) in &mut self.columns {
+        for Filled { name, kind, values, .. } in &mut self.columns {
             write_text(&mut out, name);
             write_text(&mut out, kind);
             values.write_prefix(&mut out);
@@ -204,7 +227,14 @@ impl Native {
             self.at = 0;
             self.rows += 1;
         }
-        self.columns.get_mut(at).map(|(_, values)| values)
+        self.columns.get_mut(at).map(|column| &mut column.values)
+    }
+
+    /// So many rows whose values are given a column at a time, for every column.
+    pub fn columns(&mut self, rows: usize) -> Columns<'_> {
+        debug_assert_eq!(self.at, 0, "between rows");
+        self.rows += rows;
+        Columns { columns: self.columns.iter_mut(), rows, bytes: &mut self.bytes }
     }
 
     fn fixed(&mut self, bytes: &[u8]) {
@@ -219,7 +249,11 @@ impl Native {
                 write_text(bytes, text);
                 text.len() + 1
             }
-            Some(Values::Keyed(keyed)) => keyed.push(text),
+            Some(Values::Keyed(keyed)) => {
+                let before = keyed.keys.len();
+                keyed.push(text);
+                keyed.keys.len() - before + 1
+            }
             Some(Values::Nested { .. }) | None => 0,
         };
         self.bytes += added;
@@ -257,7 +291,7 @@ impl Native {
     }
 
     /// `Map(UInt16, UInt64)`.
-    pub fn buckets(&mut self, buckets: &[(u16, u64)]) {
+    pub fn buckets(&mut self, buckets: impl ExactSizeIterator<Item = (u16, u64)>) {
         if let [Values::Plain(keys), Values::Plain(values)] = self.nested(buckets.len(), buckets.len() * 10) {
             for (index, count) in buckets {
                 keys.extend_from_slice(&index.to_le_bytes());
@@ -318,6 +352,121 @@ impl Native {
     }
 }
 
+/// The texts of a batch, and the numbers that they have in the column that is being written.
+#[derive(Debug, Default)]
+pub struct Dictionary {
+    /// The column that a number belongs to, and the number.
+    numbers: Vec<(u32, u32)>,
+    column: u32,
+}
+
+/// Numbers of enumerations are below this.
+const NAMES: usize = 64;
+
+impl Dictionary {
+    /// Makes ready for a batch with so many texts.
+    pub fn begin(&mut self, texts: usize) {
+        let wanted = texts.max(NAMES);
+        if self.numbers.len() < wanted {
+            self.numbers.resize(wanted, (0, 0));
+        }
+    }
+
+    fn next_column(&mut self) {
+        self.column = self.column.checked_add(1).unwrap_or_else(|| {
+            self.numbers.fill((0, 0));
+            1
+        });
+    }
+
+    /// The key's number of text `index`.
+    fn number<'t>(&mut self, keyed: &mut Keyed, index: u32, text: impl FnOnce() -> &'t str) -> u32 {
+        match self.numbers.get_mut(index as usize) {
+            Some((column, number)) if *column == self.column => *number,
+            Some(entry) => {
+                *entry = (self.column, keyed.number(text()));
+                entry.1
+            }
+            None => keyed.number(text()),
+        }
+    }
+}
+
+/// Several rows, of which each call gives the next column.
+#[derive(Debug)]
+pub struct Columns<'a> {
+    columns: std::slice::IterMut<'a, Filled>,
+    rows: usize,
+    bytes: &'a mut usize,
+}
+
+impl Columns<'_> {
+    /// The same text in every row.
+    pub fn same_text(&mut self, text: &str) {
+        match self.columns.next().map(|column| &mut column.values) {
+            Some(Values::Plain(bytes)) if text.is_empty() => bytes.resize(bytes.len() + self.rows, 0),
+            Some(Values::Plain(bytes)) => (0..self.rows).for_each(|_| write_text(bytes, text)),
+            Some(Values::Keyed(keyed)) => {
+                let number = keyed.number(text);
+                keyed.rows.resize(keyed.rows.len() + self.rows, number);
+            }
+            Some(Values::Nested { .. }) | None => {}
+        }
+        *self.bytes += self.rows * (text.len() + 1);
+    }
+
+    /// Texts by index: those of a batch, or the names of an enumeration.
+    pub fn texts<'t>(&mut self, indices: impl Iterator<Item = u32>, text: impl Fn(u32) -> &'t str, dictionary: &mut Dictionary) {
+        let added = match self.columns.next().map(|column| &mut column.values) {
+            Some(Values::Plain(bytes)) => {
+                let before = bytes.len();
+                indices.for_each(|index| write_text(bytes, text(index)));
+                bytes.len() - before
+            }
+            Some(Values::Keyed(keyed)) => {
+                let before = keyed.keys.len();
+                dictionary.next_column();
+                for index in indices {
+                    let number = dictionary.number(keyed, index, || text(index));
+                    keyed.rows.push(number);
+                }
+                keyed.keys.len() - before + self.rows * 2
+            }
+            Some(Values::Nested { .. }) | None => 0,
+        };
+        *self.bytes += added;
+    }
+
+    /// Numbers, in the column's width; what is too large becomes the largest.
+    pub fn numbers(&mut self, numbers: impl Iterator<Item = u64>) {
+        let Some(Filled { width, values: Values::Plain(bytes), .. }) = self.columns.next() else { return };
+        match width {
+            1 => bytes.extend(numbers.map(|number| u8::try_from(number).unwrap_or(u8::MAX))),
+            2 => numbers.for_each(|number| bytes.extend_from_slice(&u16::try_from(number).unwrap_or(u16::MAX).to_le_bytes())),
+            4 => numbers.for_each(|number| bytes.extend_from_slice(&u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes())),
+            _ => numbers.for_each(|number| bytes.extend_from_slice(&number.to_le_bytes())),
+        }
+        *self.bytes += self.rows * *width;
+    }
+
+    /// The same number in every row.
+    pub fn same_number(&mut self, number: u64) {
+        self.numbers(std::iter::repeat_n(number, self.rows));
+    }
+
+    /// `Array(String)`: the texts of each row.
+    pub fn lists<'t, I: ExactSizeIterator<Item = &'t str>>(&mut self, rows: impl Iterator<Item = I>) {
+        let Some(Filled { values: Values::Nested { ends, elements }, .. }) = self.columns.next() else { return };
+        let [Values::Plain(bytes)] = elements.as_mut_slice() else { return };
+        let before = bytes.len();
+        for texts in rows {
+            ends.push(ends.last().copied().unwrap_or_default() + texts.len() as u64);
+            texts.for_each(|text| write_text(bytes, text));
+        }
+        *self.bytes += bytes.len() - before + self.rows * 8;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -368,7 +517,7 @@ mod tests {
         let kinds = "Array(Tuple(sender String, boot String, first UInt64, last UInt64))";
         let mut rows = Native::new(&[("r", kinds), ("m", "Map(UInt16, UInt64)")]);
         rows.ranges([("s", "b".to_owned(), 1, 2), ("t", "c".to_owned(), 3, 4)].into_iter());
-        rows.buckets(&[(7, 9)]);
+        rows.buckets([(7, 9)].into_iter());
         let block = rows.take();
         assert!(block.windows(9).any(|bytes| bytes == b"\x01s\x01t\x01b\x01c\x01"), "{block:?}");
     }

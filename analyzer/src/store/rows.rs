@@ -4,20 +4,22 @@
 //! that adds it: see `schema/`). Pure: gives bytes, sends nothing.
 
 use std::net::IpAddr;
+use std::ops::Range;
 
-use podtap_wire::{FIELDS, RequestRecord, Value};
+use podtap_wire::{Column, FIELDS, column};
 
-use super::native::{Column, Native};
+use super::native::{self, Dictionary, Native};
 use crate::aggregate::{Fate, SeriesRow};
 use crate::alarm::state::Alarm;
 use crate::ingest::block::{BlockWrite, CounterRow, Manifest, PartitionId, PlacedBatch};
 use crate::ingest::marks::{Mark, SenderBoot};
 
 /// Where a row comes from: the last columns of every table that blocks write.
-const POSITION: [Column; 3] = [("topic", "LowCardinality(String)"), ("incarnation", "LowCardinality(String)"), ("partition", "UInt32")];
+const POSITION: [native::Column; 3] =
+    [("topic", "LowCardinality(String)"), ("incarnation", "LowCardinality(String)"), ("partition", "UInt32")];
 
 /// Columns of `requests` behind the record's own.
-const REQUEST_POSITION: [Column; 4] = [("offset", "UInt64"), ("row", "UInt32"), ("version", "UInt64"), ("keep", "UInt8")];
+const REQUEST_POSITION: [native::Column; 4] = [("offset", "UInt64"), ("row", "UInt32"), ("version", "UInt64"), ("keep", "UInt8")];
 
 /// What the documentation says about columns that are not fields of a record.
 pub const POSITION_MEANING: [(&str, &str); 7] = [
@@ -31,13 +33,13 @@ pub const POSITION_MEANING: [(&str, &str); 7] = [
 ];
 
 /// Columns of `requests`, in order.
-pub fn request_columns() -> Vec<Column> {
+pub fn request_columns() -> Vec<native::Column> {
     let fields = FIELDS.iter().map(|field| (field.name, field.clickhouse_type));
     fields.chain(POSITION).chain(REQUEST_POSITION).collect()
 }
 
 /// Columns of `request_histograms`, in order.
-pub const HISTOGRAM_COLUMNS: [Column; 31] = [
+pub const HISTOGRAM_COLUMNS: [native::Column; 31] = [
     ("window", "DateTime('UTC')"),
     ("service_name", "LowCardinality(String)"),
     ("k8s_namespace_name", "LowCardinality(String)"),
@@ -104,7 +106,7 @@ pub const FIGURE_MEANING: [(&str, &str); 24] = [
 ];
 
 /// Columns of figures without the window and the place in the log: key, then counts.
-pub fn figure_columns() -> &'static [Column] {
+pub fn figure_columns() -> &'static [native::Column] {
     &HISTOGRAM_COLUMNS[1..=FIGURE_MEANING.len()]
 }
 
@@ -112,7 +114,7 @@ pub fn figure_columns() -> &'static [Column] {
 pub const KEY_COLUMNS: usize = 16;
 
 /// Columns of `ingest_blocks`, in order.
-pub const BLOCK_COLUMNS: [Column; 24] = [
+pub const BLOCK_COLUMNS: [native::Column; 24] = [
     POSITION[0],
     POSITION[1],
     POSITION[2],
@@ -140,7 +142,7 @@ pub const BLOCK_COLUMNS: [Column; 24] = [
 ];
 
 /// Columns of `sidecar_counters`, in order.
-pub const COUNTER_COLUMNS: [Column; 9] = [
+pub const COUNTER_COLUMNS: [native::Column; 9] = [
     ("sender", "LowCardinality(String)"),
     ("boot", "LowCardinality(String)"),
     ("k8s_namespace_name", "LowCardinality(String)"),
@@ -153,7 +155,7 @@ pub const COUNTER_COLUMNS: [Column; 9] = [
 ];
 
 /// Columns of `alarms`, in order.
-pub const ALARM_COLUMNS: [Column; 18] = [
+pub const ALARM_COLUMNS: [native::Column; 18] = [
     ("id", "String"),
     ("rule", "LowCardinality(String)"),
     ("service", "LowCardinality(String)"),
@@ -175,7 +177,7 @@ pub const ALARM_COLUMNS: [Column; 18] = [
 ];
 
 /// `INSERT INTO table (columns) FORMAT ...`.
-pub fn insert_statement(table: &str, columns: &[Column]) -> String {
+pub fn insert_statement(table: &str, columns: &[native::Column]) -> String {
     let names: Vec<_> = columns.iter().map(|(name, _)| format!("`{name}`")).collect();
     format!("INSERT INTO {table} ({}) FORMAT Native", names.join(", "))
 }
@@ -191,82 +193,76 @@ fn position(rows: &mut Native, partition: &PartitionId) {
     rows.u32(partition.partition);
 }
 
-/// Writes a value as the column of its field.
-fn value(rows: &mut Native, kind: &'static str, value: Value<'_>) {
-    match value {
-        Value::Text(text) => rows.string(text),
-        Value::Timestamp(timestamp) => rows.i64(date_time(timestamp)),
-        Value::Address(address) => address_text(rows, address),
-        Value::List(list) => rows.strings(list.iter().copied()),
-        Value::Number(number) => integer(rows, kind, number),
-        // All ones stand for unknown, in whatever width: the largest real value gives way to that.
-        Value::OptionalNumber(number) => integer(rows, kind, number.unwrap_or(u64::MAX)),
+/// Writes rows of `requests`: those of a batch's records, a column at a time, as the batch has them.
+#[derive(Debug, Default)]
+pub struct RequestWriter {
+    dictionary: Dictionary,
+    /// The batch's addresses as text.
+    addresses: Vec<String>,
+    /// The batch's rows that are written.
+    kept: Vec<usize>,
+}
+
+impl RequestWriter {
+    /// How many records of a batch go into `bytes` at least, whatever its texts are.
+    pub fn rows_within(placed: &PlacedBatch, bytes: usize) -> usize {
+        // Texts that are no keys are the ones that repeat; there are fewer of them than of these.
+        const TEXTS: usize = 16;
+        let longest = placed.batch.strings().iter().map(String::len).max().unwrap_or_default();
+        (bytes / (longest * TEXTS + 512)).max(1)
+    }
+
+    /// Makes ready for the records of a batch.
+    pub fn begin(&mut self, placed: &PlacedBatch) {
+        self.dictionary.begin(placed.batch.strings().len());
+        self.addresses.clear();
+        self.addresses.extend(placed.batch.addresses().iter().map(IpAddr::to_string));
+    }
+
+    /// Writes some of the records of the batch that [`Self::begin`] was told.
+    pub fn write(&mut self, out: &mut Native, partition: &PartitionId, placed: &PlacedBatch, rows: Range<usize>, version: u64) {
+        let fate = |row: usize| placed.fates.get(row).copied().unwrap_or_default();
+        self.kept.clear();
+        self.kept.extend(rows.filter(|row| fate(*row) != Fate::LeftOut));
+        let (batch, dictionary, addresses) = (&placed.batch, &mut self.dictionary, &self.addresses);
+        let rows = || self.kept.iter().copied();
+        let mut columns = out.columns(self.kept.len());
+        batch.for_each_column(|_, column_of_field| match column_of_field {
+            Column::Same(text) => columns.same_text(text),
+            Column::Texts([]) => columns.same_text(""),
+            Column::Texts(indices) => columns.texts(rows().map(|row| column(indices, row)), |index| batch.text(index), dictionary),
+            Column::Names([], name) => columns.same_text(name(0)),
+            Column::Names(numbers, name) => columns.texts(rows().map(|row| column(numbers, row)), name, dictionary),
+            Column::Numbers([]) => columns.same_number(0),
+            Column::Numbers(numbers) => columns.numbers(rows().map(|row| column(numbers, row))),
+            // All ones stand for unknown, in whatever width: the largest real value gives way to that.
+            Column::Optional([]) => columns.same_number(u64::MAX),
+            Column::Optional(numbers) => columns.numbers(rows().map(|row| column(numbers, row).wrapping_sub(1))),
+            Column::Timestamps(timestamps) => columns.numbers(rows().map(|row| {
+                let clamped = placed.clamped.binary_search(&(row as u32)).is_ok();
+                date_time(if clamped { placed.message_time_ns } else { column(timestamps, row) }) as u64
+            })),
+            Column::Addresses(indices) => {
+                let text = |index: u32| addresses.get(index as usize).map_or(NO_ADDRESS, String::as_str);
+                columns.texts(rows().map(|row| column(indices, row)), text, dictionary);
+            }
+            Column::Lists(lists) => columns.lists(rows().map(|row| {
+                let items = lists.get(row).map_or(&[][..], |list| list.item.as_slice());
+                items.iter().map(|index| batch.text(*index))
+            })),
+        });
+        columns.same_text(&partition.topic);
+        columns.same_text(&partition.incarnation);
+        columns.same_number(u64::from(partition.partition));
+        columns.same_number(placed.offset);
+        columns.numbers(rows().map(|row| row as u64));
+        columns.same_number(version);
+        columns.numbers(rows().map(|row| u64::from(fate(row) == Fate::Kept)));
     }
 }
 
-fn integer(rows: &mut Native, kind: &'static str, number: u64) {
-    match kind {
-        "UInt8" => rows.u8(u8::try_from(number).unwrap_or(u8::MAX)),
-        "UInt16" => rows.u16(u16::try_from(number).unwrap_or(u16::MAX)),
-        "UInt32" => rows.u32(u32::try_from(number).unwrap_or(u32::MAX)),
-        _ => rows.u64(number),
-    }
-}
-
-fn address_text(rows: &mut Native, address: IpAddr) {
-    use std::fmt::Write;
-    let mut text = StackText { bytes: [0; 40], len: 0 };
-    // 39 bytes hold the longest address.
-    let _ = write!(text, "{address}");
-    rows.string(text.as_str());
-}
-
-/// A short text without an allocation.
-struct StackText {
-    bytes: [u8; 40],
-    len: usize,
-}
-
-impl StackText {
-    fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.bytes[..self.len]).unwrap_or_default()
-    }
-}
-
-impl std::fmt::Write for StackText {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        let end = self.len + text.len();
-        self.bytes.get_mut(self.len..end).ok_or(std::fmt::Error)?.copy_from_slice(text.as_bytes());
-        self.len = end;
-        Ok(())
-    }
-}
-
-/// Writes the rows of one batch.
-pub fn requests(rows: &mut Native, partition: &PartitionId, placed: &PlacedBatch, version: u64, mut full: impl FnMut(&mut Native)) {
-    let mut clamped = placed.clamped.iter().copied().peekable();
-    for (number, mut record) in placed.batch.records().enumerate() {
-        let fate = placed.fates.get(number).copied().unwrap_or_default();
-        let number = number as u32;
-        if clamped.next_if_eq(&number).is_some() {
-            record.timestamp = placed.message_time_ns;
-        }
-        if fate == Fate::LeftOut {
-            continue;
-        }
-        request(rows, &record);
-        position(rows, partition);
-        rows.u64(placed.offset);
-        rows.u32(number);
-        rows.u64(version);
-        rows.u8(u8::from(fate == Fate::Kept));
-        full(rows);
-    }
-}
-
-fn request(rows: &mut Native, record: &RequestRecord<'_>) {
-    record.for_each(|field, field_value| value(rows, field.clickhouse_type, field_value));
-}
+/// What an address is that the batch does not give.
+const NO_ADDRESS: &str = "0.0.0.0";
 
 /// Writes one row of `request_histograms`.
 pub fn series(rows: &mut Native, write: &BlockWrite, row: &SeriesRow) {

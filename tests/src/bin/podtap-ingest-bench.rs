@@ -356,26 +356,27 @@ const STORED: [&str; 7] = [
     "ingest_blocks",
 ];
 
-/// What a person asks first of each documented view.
-fn documented(days: u64) -> Vec<(&'static str, String)> {
+/// What a person asks first of each documented view, at the time when what is stored ends.
+fn documented(days: u64, end: &str) -> Vec<(&'static str, String)> {
     let merged = "sum(count) AS requests, podtap_quantile(0.99, sumMap(time_to_last_byte_ns_buckets)) AS p99";
-    let ago = |interval: &str| format!("now() - INTERVAL {interval}");
+    let ago = |interval: &str| format!("{end} - INTERVAL {interval}");
+    let period = |interval: &str| format!("from = {}, to = {end}", ago(interval));
     let all = format!("{days} DAY");
     let endpoints = |view: &str, interval: &str| {
         let since = ago(interval);
         format!("SELECT service_name, endpoint, {merged} FROM {view} WHERE window >= {since} GROUP BY ALL ORDER BY p99 DESC LIMIT 5")
     };
     let line = |view: &str, interval: &str| {
-        let condition = format!("window >= {} AND service_name = 'service-1'", ago(interval));
+        let condition = format!("window >= {} AND service_name = 'shop/service-1'", ago(interval));
         format!("SELECT window, {merged} FROM {view} WHERE {condition} GROUP BY window ORDER BY window")
     };
     let requests = |columns: &str, interval: &str, rest: &str| {
         format!("SELECT timestamp, url_path, {columns} FROM requests_once WHERE timestamp >= {} {rest}", ago(interval))
     };
-    let failed = "AND service_name = 'service-1' AND status = 'server_error' ORDER BY timestamp DESC LIMIT 20";
-    let endpoint = "AND service_name = 'service-1' AND endpoint = 'GET /articles/{id}' ORDER BY timestamp DESC LIMIT 20";
+    let failed = "AND service_name = 'shop/service-1' AND status = 'server_error' ORDER BY timestamp DESC LIMIT 20";
+    let endpoint = "AND service_name = 'shop/service-1' AND endpoint = 'GET /articles/{id}' ORDER BY timestamp DESC LIMIT 20";
     let slow =
-        "AND service_name = 'service-1' AND time_to_last_byte_ns BETWEEN 30000000 AND 1000000000000 ORDER BY timestamp DESC LIMIT 20";
+        "AND service_name = 'shop/service-1' AND time_to_last_byte_ns BETWEEN 30000000 AND 1000000000000 ORDER BY timestamp DESC LIMIT 20";
     let statement = "AND lower(db_query_text) LIKE '%warehouse_4711%' LIMIT 20";
     vec![
         ("red: endpoints, 15 minutes", endpoints("red", "15 MINUTE")),
@@ -385,12 +386,9 @@ fn documented(days: u64) -> Vec<(&'static str, String)> {
         ("red_1d: endpoints, all days", endpoints("red_1d", &all)),
         (
             "latency: a service, 24 hours",
-            format!("SELECT * FROM latency(from = {}, to = now(), service = 'service-1', quantile = 0.99)", ago("1 DAY")),
+            format!("SELECT * FROM latency({}, service = 'shop/service-1', quantile = 0.99)", period("1 DAY")),
         ),
-        (
-            "latency: everything, all days",
-            format!("SELECT * FROM latency(from = {}, to = now(), service = '', quantile = 0.99)", ago(&all)),
-        ),
+        ("latency: everything, all days", format!("SELECT * FROM latency({}, service = '', quantile = 0.99)", period(&all))),
         ("requests_once: slowest, 15 minutes", requests("time_to_last_byte_ns", "15 MINUTE", "ORDER BY time_to_last_byte_ns DESC LIMIT 5")),
         ("requests_once: failed ones of a service, 1 hour", requests("error_type", "1 HOUR", failed)),
         ("requests_once: an endpoint of a service, 24 hours", requests("status", "1 DAY", endpoint)),
@@ -398,9 +396,44 @@ fn documented(days: u64) -> Vec<(&'static str, String)> {
         ("requests_once: a peer, 1 hour", requests("status", "1 HOUR", "AND client_address = '10.0.0.7' ORDER BY timestamp DESC LIMIT 20")),
         ("requests_once: a word in SQL, 24 hours", requests("db_query_text", "1 DAY", statement)),
         ("requests_once: one trace, all days", "SELECT * FROM requests_once WHERE trace_id = lower(hex(MD5('777777')))".to_owned()),
-        ("completeness: 24 hours", format!("SELECT * FROM completeness(from = {}, to = now())", ago("1 DAY"))),
-        ("completeness: 1 hour", format!("SELECT * FROM completeness(from = {}, to = now())", ago("1 HOUR"))),
+        ("completeness: 24 hours", format!("SELECT * FROM completeness({})", period("1 DAY"))),
+        ("completeness: 1 hour", format!("SELECT * FROM completeness({})", period("1 HOUR"))),
         ("sender_sequences: what is missing", "SELECT sender, boot, missing FROM sender_sequences WHERE missing > 0".to_owned()),
+        (
+            "calls: who calls whom, 15 minutes",
+            format!("SELECT client, server, requests, p99_ns FROM calls({}) ORDER BY requests DESC LIMIT 20", period("15 MINUTE")),
+        ),
+        (
+            "exchanges: failed ones, 15 minutes",
+            format!(
+                "SELECT timestamp, client, server, endpoint FROM exchanges({}) WHERE status = 'server_error' \
+                 ORDER BY timestamp DESC LIMIT 20",
+                period("15 MINUTE")
+            ),
+        ),
+        (
+            "workloads: 15 minutes",
+            format!("SELECT workload, requests_per_second, error_share, p99_ns FROM workloads({}) ORDER BY ALL", period("15 MINUTE")),
+        ),
+        (
+            "requests_named: those of a peer, 15 minutes",
+            format!(
+                "SELECT timestamp, url_path, status FROM requests_named({}) WHERE peer = 'shop/service-3' ORDER BY timestamp DESC LIMIT 20",
+                period("15 MINUTE")
+            ),
+        ),
+        (
+            "red_named: who calls a service, 15 minutes",
+            format!(
+                "SELECT peer_owner_name, sum(count) FROM red_named({}) WHERE service_name = 'shop/service-1' GROUP BY ALL",
+                period("15 MINUTE")
+            ),
+        ),
+        (
+            "container_usage: CPU by workload, 1 hour",
+            format!("SELECT k8s_workload_name, avg(cpu_cores) FROM container_usage({}) GROUP BY ALL", period("1 HOUR")),
+        ),
+        ("addresses: who had one", "SELECT * FROM addresses WHERE address = '10.0.0.7'".to_owned()),
     ]
 }
 
@@ -410,7 +443,9 @@ fn questions(arguments: &Arguments) -> Result<()> {
     let setup = Setup { clickhouse_url: clickhouse.url(), grpc_address: Ipv4Addr::LOCALHOST, kafka: None, rules: None };
     drop(Analyzer::start(&run, &setup)?);
     let started = Instant::now();
-    fill(arguments, &clickhouse)?;
+    // Filling takes a while; what is stored ends when it began.
+    let end = format!("toDateTime({}, 'UTC')", now_ns() / SECOND);
+    fill(arguments, &clickhouse, &end)?;
     let filled = started.elapsed().as_secs_f64();
     let started = Instant::now();
     let rolled = roll_up(&run, &clickhouse)?;
@@ -424,7 +459,7 @@ fn questions(arguments: &Arguments) -> Result<()> {
         rolled,
     );
     println!("| question | median ms | first ms |\n|---|---|---|");
-    for (name, sql) in documented(arguments.days) {
+    for (name, sql) in documented(arguments.days, &end) {
         let mut times = Vec::new();
         for _ in 0..ASKED {
             let started = Instant::now();
@@ -442,26 +477,30 @@ fn questions(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Rows as blocks would have written them, made by the engine itself.
-fn fill(arguments: &Arguments, clickhouse: &ClickHouse) -> Result<()> {
+/// Rows as blocks would have written them, made by the engine itself: of each exchange both ends' records.
+fn fill(arguments: &Arguments, clickhouse: &ClickHouse, end: &str) -> Result<()> {
     const PIECE: u64 = 1_000_000;
     const WEEK_MS: u64 = 7 * 86_400_000;
     for start in (0..arguments.stored).step_by(PIECE as usize) {
         let (total, count) = (arguments.stored, PIECE.min(arguments.stored - start));
         let sql = format!(
             "INSERT INTO requests (timestamp, network_protocol_name, client_address, server_address, server_port, service_name, \
-             k8s_pod_name, side, time_to_last_byte_ns, time_to_first_byte_ns, request_bytes, response_bytes, status, error_type, trace_id, \
+             k8s_namespace_name, k8s_workload_kind, k8s_workload_name, k8s_pod_name, side, tcp_request_sequence, tcp_response_sequence, \
+             time_to_last_byte_ns, time_to_first_byte_ns, request_bytes, response_bytes, status, error_type, trace_id, \
              http_request_method, url_path, url_template, http_response_status_code, topic, incarnation, partition, offset, row, \
-             version, keep, db_query_text) SELECT now64(9) - toIntervalMillisecond(intDiv(number * {WEEK_MS}, {total})), 'http', \
-             concat('10.0.0.', toString(number % 50)), '10.0.1.1', 8080, concat('service-', toString(number % 20)), \
-             concat('pod-', toString(number % 100)), 'server', 200000 + cityHash64(number) % 30000000, \
-             100000 + cityHash64(number) % 20000000, 200, 1000 + number % 5000, \
-             if(number % 100 = 0, 'server_error', 'ok'), if(number % 100 = 0, '500', ''), lower(hex(MD5(toString(number)))), 'GET', \
-             concat('/articles/', toString(cityHash64(number, 1) % 5000)), '/articles/{{id}}', if(number % 100 = 0, 500, 200), \
+             version, keep, db_query_text) SELECT {end} - toIntervalMillisecond(intDiv(pair * {WEEK_MS} * 2, {total})), 'http', \
+             concat('10.0.0.', toString(caller)), concat('10.0.1.', toString(callee)), 8080, concat('shop/', workload), \
+             'shop', 'Deployment', concat('service-', toString(if(serves, callee, caller) % 20)) AS workload, \
+             concat('pod-', toString(if(serves, callee, caller))), if(serves, 'server', 'client'), toUInt32(cityHash64(pair, 3)), \
+             toUInt32(cityHash64(pair, 4)), 200000 + cityHash64(pair) % 30000000 + if(serves, 0, 40000), \
+             100000 + cityHash64(pair) % 20000000, 200, 1000 + pair % 5000, \
+             if(pair % 100 = 0, 'server_error', 'ok'), if(pair % 100 = 0, '500', ''), lower(hex(MD5(toString(pair)))), 'GET', \
+             concat('/articles/', toString(cityHash64(pair, 1) % 5000)), '/articles/{{id}}', if(pair % 100 = 0, 500, 200), \
              'podtap.requests', 'bench', toUInt32(number % 12), intDiv(number, 4096), number % 4096, intDiv(number, 4096) + 1, \
-             number % 100 = 0, \
-             if(number % 4 = 0, concat('select name from warehouse_', toString(cityHash64(number, 2) % 10000), ' where id = ?'), '') \
-             FROM numbers({start}, {count})"
+             pair % 100 = 0, \
+             if(pair % 4 = 0, concat('select name from warehouse_', toString(cityHash64(pair, 2) % 10000), ' where id = ?'), '') \
+             FROM (SELECT number, intDiv(number, 2) AS pair, number % 2 = 0 AS serves, pair % 100 AS callee, \
+             (pair + 7 * intDiv(pair, 100)) % 100 AS caller FROM numbers({start}, {count}))"
         );
         clickhouse.execute_within(PATIENCE, &sql).context("filling requests")?;
     }
@@ -471,8 +510,8 @@ fn fill(arguments: &Arguments, clickhouse: &ClickHouse) -> Result<()> {
             "INSERT INTO request_histograms (window, service_name, k8s_pod_name, side, source, network_protocol_name, endpoint, status, \
              server_address, server_port, peer, count, time_to_last_byte_ns_sum, time_to_last_byte_ns_max, request_bytes, response_bytes, \
              time_to_last_byte_ns_buckets, time_to_first_byte_ns_buckets, topic, incarnation, partition, block, classification, version) \
-             SELECT toDateTime(toUInt32(intDiv(toUnixTimestamp(now()), 10) * 10 - {day} * 86400 - 10 * intDiv(number, {series})), 'UTC'), \
-             concat('service-', toString(number % 20)), concat('pod-', toString(number % 100)), 'server', 'pcap', 'http', \
+             SELECT toDateTime(toUInt32(intDiv(toUnixTimestamp({end}), 10) * 10 - {day} * 86400 - 10 * intDiv(number, {series})), 'UTC'), \
+             concat('shop/service-', toString(number % 20)), concat('pod-', toString(number % 100)), 'server', 'pcap', 'http', \
              concat('GET /', toString(number % {series})), 'ok', '10.0.1.1', 8080, '10.0.0.1', 20, 20000000, 9000000, 4000, 40000, \
              map(toUInt16(1000 + number % 7), toUInt64(5), toUInt16(1020 + number % 11), toUInt64(10), \
              toUInt16(1050 + cityHash64(number) % 100), toUInt64(5)), map(toUInt16(980 + number % 7), toUInt64(20)), \
@@ -481,12 +520,33 @@ fn fill(arguments: &Arguments, clickhouse: &ClickHouse) -> Result<()> {
         clickhouse.execute_within(PATIENCE, &sql).context("filling histograms")?;
     }
     // A day of the counters of as many pods as there are.
-    let counters = "INSERT INTO sidecar_counters (sender, boot, k8s_namespace_name, k8s_pod_name, name, reason, time, sequence, value) \
-                    SELECT concat('pod-', toString(pod)), concat('boot-', toString(pod)), 'shop', concat('pod-', toString(pod)), \
-                    ['podtap_packets_received_total', 'podtap_records_total', 'podtap_packets_dropped_total'][1 + number % 3], '', \
-                    now64(9) - toIntervalSecond(10 * intDiv(number, 3)), 10000 - intDiv(number, 3), 1000 * (10000 - intDiv(number, 3)) \
-                    FROM numbers(3 * 8640) AS ticks CROSS JOIN (SELECT number AS pod FROM numbers(100)) AS pods";
-    clickhouse.execute_within(PATIENCE, counters).context("filling counters")?;
+    let counters = format!(
+        "INSERT INTO sidecar_counters (sender, boot, k8s_namespace_name, k8s_pod_name, name, reason, time, sequence, value) \
+         SELECT concat('pod-', toString(pod)), concat('boot-', toString(pod)), 'shop', concat('pod-', toString(pod)), \
+         ['podtap_packets_received_total', 'podtap_records_total', 'podtap_packets_dropped_total'][1 + number % 3], '', \
+         {end} - toIntervalSecond(10 * intDiv(number, 3)), 10000 - intDiv(number, 3), 1000 * (10000 - intDiv(number, 3)) \
+         FROM numbers(3 * 8640) AS ticks CROSS JOIN (SELECT number AS pod FROM numbers(100)) AS pods"
+    );
+    clickhouse.execute_within(PATIENCE, &counters).context("filling counters")?;
+    // Who has which address, and a day of what the kubelets say.
+    let owners = format!(
+        "INSERT INTO address_owners (address, kind, uid, k8s_namespace_name, name, k8s_workload_kind, k8s_workload_name, \
+         valid_from, valid_to, version) SELECT concat(network, toString(number)), 'pod', concat(network, toString(number)), 'shop', \
+         concat('pod-', toString(number)), 'Deployment', concat('service-', toString(number % 20)), {end} - INTERVAL 40 DAY, \
+         toDateTime64('2100-01-01 00:00:00', 3, 'UTC'), 1 FROM numbers(100) AS pods \
+         CROSS JOIN (SELECT '10.0.' || toString(number) || '.' AS network FROM numbers(2)) AS networks"
+    );
+    clickhouse.execute_within(PATIENCE, &owners).context("filling addresses")?;
+    let samples = format!(
+        "INSERT INTO container_samples (time, k8s_node_name, k8s_namespace_name, k8s_workload_kind, k8s_workload_name, \
+         k8s_pod_name, k8s_pod_uid, k8s_container_name, container_id, start_time_seconds, cpu_usage_seconds_total, \
+         memory_working_set_bytes) \
+         SELECT {end} - toIntervalSecond(15 * number), 'node-1', 'shop', 'Deployment', concat('service-', toString(pod % 20)), \
+         concat('pod-', toString(pod)), concat('uid-', toString(pod)), 'app', concat('container-', toString(pod)), 1, \
+         (100000 - number) * (1 + pod % 5), 100000000 + cityHash64(number, pod) % 1000000 \
+         FROM numbers(5760) AS ticks CROSS JOIN (SELECT number AS pod FROM numbers(100)) AS pods"
+    );
+    clickhouse.execute_within(PATIENCE, &samples).context("filling samples")?;
     // Manifests that name the hours, or nothing would be rolled up.
     let manifests = "INSERT INTO ingest_blocks (topic, incarnation, partition, block, block_end, version, complete, classification, \
                      batches, records, hours, first_message_time, last_message_time) SELECT 'podtap.requests', 'bench', 0, block, \

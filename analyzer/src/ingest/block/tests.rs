@@ -161,12 +161,12 @@ impl Owner {
 fn counted(tables: &Tables) -> BTreeMap<String, u64> {
     let mut counted: BTreeMap<String, u64> = BTreeMap::new();
     for ((_, _, key, _), (_, figures)) in &tables.series {
-        *counted.entry(key.endpoint.clone()).or_default() += figures.count;
+        *counted.entry(key.endpoint.to_string()).or_default() += figures.count;
     }
     counted
 }
 
-fn figures_by_series(tables: &Tables) -> BTreeMap<(String, String, u32), Vec<Figures>> {
+fn figures_by_series(tables: &Tables) -> BTreeMap<(Arc<str>, Arc<str>, u32), Vec<Figures>> {
     let mut by_series: BTreeMap<_, Vec<Figures>> = BTreeMap::new();
     for ((_, _, key, window), (_, figures)) in &tables.series {
         by_series.entry((key.k8s_pod_name.clone(), key.endpoint.clone(), *window)).or_default().push(figures.clone());
