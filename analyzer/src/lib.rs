@@ -12,6 +12,7 @@ pub mod config;
 pub mod evaluation;
 pub mod ingest;
 pub mod inject;
+pub mod metrics;
 pub mod notify;
 pub mod query;
 pub mod rollup;

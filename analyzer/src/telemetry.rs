@@ -11,12 +11,11 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::Registry;
 
 use crate::ingest::block::UNDECODABLE;
 use crate::ingest::cadvisor::SCRAPE_FAILURES;
 use crate::ingest::kubernetes::{Resource, WATCH_FAILURES};
+use crate::metrics::Metrics;
 use crate::notify;
 use crate::store::rollup::Step;
 use crate::store::{Reason, StoreError};
@@ -75,7 +74,7 @@ labels!(WatchLabel { resource, reason });
 /// All metrics and the state of the dependencies.
 #[derive(Debug)]
 pub struct Telemetry {
-    registry: Registry,
+    metrics: Metrics,
     batches: Family<TransportLabel, Counter>,
     records: Family<TransportLabel, Counter>,
     /// Batches that came again.
@@ -122,7 +121,7 @@ pub struct Telemetry {
 }
 
 /// What the watch of Kubernetes and the reading of kubelets count.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct KubernetesMetrics {
     events: Family<ResourceLabel, Counter>,
     lists: Family<ResourceLabel, Counter>,
@@ -139,41 +138,46 @@ struct KubernetesMetrics {
 }
 
 impl KubernetesMetrics {
-    fn registered(registry: &mut Registry) -> Self {
-        let metrics = Self::default();
-        registry.register("kubernetes_events", "Objects that were listed, changed or deleted", metrics.events.clone());
-        registry.register(
-            "kubernetes_lists",
-            "Times that everything was listed: at the start, and where a watch was cut",
-            metrics.lists.clone(),
-        );
-        registry.register("kubernetes_watch_failures", "Lists and watches that failed", metrics.watch_failures.clone());
-        registry.register(
-            "kubernetes_watch_lag_seconds",
-            "How long ago the watch was last complete; -1 before",
-            metrics.lag_seconds.clone(),
-        );
-        registry.register("kubernetes_objects", "Pods, services and nodes that are followed", metrics.objects.clone());
-        registry.register("kubernetes_rows_waiting", "Changed owners of addresses that are not stored yet", metrics.rows_waiting.clone());
-        registry.register("kubernetes_rows", "Changed owners of addresses that were stored", metrics.rows.clone());
-        registry.register("kubernetes_dropped", "Objects and rows that were not followed", metrics.dropped.clone());
-        registry.register("kubelet_scrapes", "Times that a kubelet's cAdvisor was read", metrics.scrapes.clone());
-        registry.register("kubelet_scrape_failures", "Times that it could not be read", metrics.scrape_failures.clone());
-        registry.register("kubelet_samples", "Samples of containers that were stored", metrics.samples.clone());
-        registry.register("kubelet_samples_dropped", "Lines and samples that were not stored", metrics.samples_dropped.clone());
+    fn registered(metrics: &mut Metrics) -> Self {
+        let registered = Self {
+            events: metrics.registered(Family::default(), "kubernetes_events", "Objects that were listed, changed or deleted"),
+            lists: metrics.registered(
+                Family::default(),
+                "kubernetes_lists",
+                "Times that everything was listed: at the start, and where a watch was cut",
+            ),
+            watch_failures: metrics.registered(Family::default(), "kubernetes_watch_failures", "Lists and watches that failed"),
+            lag_seconds: metrics.registered(
+                Family::default(),
+                "kubernetes_watch_lag_seconds",
+                "How long ago the watch was last complete; -1 before",
+            ),
+            objects: metrics.registered(Gauge::default(), "kubernetes_objects", "Pods, services and nodes that are followed"),
+            rows_waiting: metrics.registered(
+                Gauge::default(),
+                "kubernetes_rows_waiting",
+                "Changed owners of addresses that are not stored yet",
+            ),
+            rows: metrics.registered(Counter::default(), "kubernetes_rows", "Changed owners of addresses that were stored"),
+            dropped: metrics.registered(Family::default(), "kubernetes_dropped", "Objects and rows that were not followed"),
+            scrapes: metrics.registered(Counter::default(), "kubelet_scrapes", "Times that a kubelet's cAdvisor was read"),
+            scrape_failures: metrics.registered(Family::default(), "kubelet_scrape_failures", "Times that it could not be read"),
+            samples: metrics.registered(Counter::default(), "kubelet_samples", "Samples of containers that were stored"),
+            samples_dropped: metrics.registered(Family::default(), "kubelet_samples_dropped", "Lines and samples that were not stored"),
+        };
         // An alert on the first of them needs a 0 before it.
         for resource in Resource::ALL {
-            metrics.events.get_or_create(&resource_label(resource)).inc_by(0);
-            metrics.lists.get_or_create(&resource_label(resource)).inc_by(0);
+            registered.events.get_or_create(&resource_label(resource)).inc_by(0);
+            registered.lists.get_or_create(&resource_label(resource)).inc_by(0);
             for reason in WATCH_FAILURES {
                 let label = WatchLabel { resource: resource.as_str().to_owned(), reason: reason.to_owned() };
-                metrics.watch_failures.get_or_create(&label).inc_by(0);
+                registered.watch_failures.get_or_create(&label).inc_by(0);
             }
         }
         for reason in SCRAPE_FAILURES {
-            metrics.scrape_failures.get_or_create(&ReasonLabel { reason: reason.to_owned() }).inc_by(0);
+            registered.scrape_failures.get_or_create(&ReasonLabel { reason: reason.to_owned() }).inc_by(0);
         }
-        metrics
+        registered
     }
 }
 
@@ -247,63 +251,62 @@ impl Telemetry {
 impl Telemetry {
     /// Registers everything under the prefix `podtap`.
     pub fn new() -> Self {
-        let mut registry = Registry::with_prefix("podtap");
-        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION")), ("revision", podtap_wire::REVISION)]);
-        registry.register("build", "Version and revision of this binary", build);
-        macro_rules! registered {
-            ($metric:expr, $name:literal, $help:literal) => {{
-                let metric = $metric;
-                registry.register($name, $help, metric.clone());
-                metric
-            }};
-        }
+        let mut metrics = Metrics::new("podtap");
         let telemetry = Self {
-            batches: registered!(Family::default(), "ingest_batches", "Batches that count"),
-            records: registered!(Family::default(), "ingest_records", "Records in batches that count"),
-            duplicate_batches: registered!(Counter::default(), "ingest_duplicate_batches", "Batches dropped because they came before"),
-            missing_batches: registered!(
+            batches: metrics.registered(Family::default(), "ingest_batches", "Batches that count"),
+            records: metrics.registered(Family::default(), "ingest_records", "Records in batches that count"),
+            duplicate_batches: metrics.registered(
+                Counter::default(),
+                "ingest_duplicate_batches",
+                "Batches dropped because they came before",
+            ),
+            missing_batches: metrics.registered(
                 Counter::default(),
                 "ingest_missing_batches",
-                "Batches found missing between two of a sender's boot"
+                "Batches found missing between two of a sender's boot",
             ),
-            undecodable: registered!(Family::default(), "ingest_undecodable", "Messages that are no batch"),
-            clamped_records: registered!(Counter::default(), "ingest_clamped_records", "Records with an impossible time"),
-            overflowed_records: registered!(Counter::default(), "ingest_overflowed_records", "Records counted in an overflow series"),
-            late_records: registered!(
+            undecodable: metrics.registered(Family::default(), "ingest_undecodable", "Messages that are no batch"),
+            clamped_records: metrics.registered(Counter::default(), "ingest_clamped_records", "Records with an impossible time"),
+            overflowed_records: metrics.registered(
+                Counter::default(),
+                "ingest_overflowed_records",
+                "Records counted in an overflow series",
+            ),
+            late_records: metrics.registered(
                 Counter::default(),
                 "ingest_late_records",
-                "Records that began more than five minutes before their message"
+                "Records that began more than five minutes before their message",
             ),
-            pending_bytes: registered!(
+            pending_bytes: metrics.registered(
                 Family::default(),
                 "ingest_pending_bytes",
-                "What was read and is not stored yet, in memory, roughly; from 134217728 on the log is not read"
+                "What was read and is not stored yet, in memory, roughly; from 134217728 on the log is not read",
             ),
-            sampled_requests: registered!(
+            sampled_requests: metrics.registered(
                 Counter::default(),
                 "ingest_sampled_requests",
-                "Ordinary requests that sampling left out of the table requests"
+                "Ordinary requests that sampling left out of the table requests",
             ),
-            lost_messages: registered!(Counter::default(), "ingest_lost_messages", "Messages the log dropped before they were read"),
-            lag: registered!(Family::default(), "ingest_lag", "Messages in the log that were not read yet"),
-            segment_log_bytes: registered!(Gauge::default(), "segment_log_bytes", "Size of the analyzer's own log"),
-            insert_seconds: registered!(Histogram::new(INSERT_SECONDS), "store_insert_seconds", "Time of a round of inserts"),
-            insert_records: registered!(Histogram::new(INSERT_RECORDS), "store_insert_records", "Records of a round of inserts"),
-            store_errors: registered!(Family::default(), "store_errors", "Requests to ClickHouse that failed"),
-            rolled_up: registered!(Family::default(), "rollup_spans", "Hours and days that were rolled up"),
-            rollups_due: registered!(Family::default(), "rollup_spans_due", "Hours and days that wait to be rolled up"),
-            rollups_expired: registered!(
+            lost_messages: metrics.registered(Counter::default(), "ingest_lost_messages", "Messages the log dropped before they were read"),
+            lag: metrics.registered(Family::default(), "ingest_lag", "Messages in the log that were not read yet"),
+            segment_log_bytes: metrics.registered(Gauge::default(), "segment_log_bytes", "Size of the analyzer's own log"),
+            insert_seconds: metrics.registered(Histogram::new(INSERT_SECONDS), "store_insert_seconds", "Time of a round of inserts"),
+            insert_records: metrics.registered(Histogram::new(INSERT_RECORDS), "store_insert_records", "Records of a round of inserts"),
+            store_errors: metrics.registered(Family::default(), "store_errors", "Requests to ClickHouse that failed"),
+            rolled_up: metrics.registered(Family::default(), "rollup_spans", "Hours and days that were rolled up"),
+            rollups_due: metrics.registered(Family::default(), "rollup_spans_due", "Hours and days that wait to be rolled up"),
+            rollups_expired: metrics.registered(
                 Gauge::default(),
                 "rollup_hours_expired",
-                "Changed hours that cannot be rolled up again because their ten-second rows may be gone"
+                "Changed hours that cannot be rolled up again because their ten-second rows may be gone",
             ),
-            rollup_failures: registered!(Counter::default(), "rollup_failures", "Roll-ups that failed"),
-            alarms_open: registered!(Family::default(), "alarms_open", "Open alarms"),
-            rule_failures: registered!(Family::default(), "rule_evaluation_failures", "Evaluations of rules that failed"),
-            notifications: registered!(Family::default(), "notifications", "Notifications by outcome"),
-            kubernetes: KubernetesMetrics::registered(&mut registry),
+            rollup_failures: metrics.registered(Counter::default(), "rollup_failures", "Roll-ups that failed"),
+            alarms_open: metrics.registered(Family::default(), "alarms_open", "Open alarms"),
+            rule_failures: metrics.registered(Family::default(), "rule_evaluation_failures", "Evaluations of rules that failed"),
+            notifications: metrics.registered(Family::default(), "notifications", "Notifications by outcome"),
+            kubernetes: KubernetesMetrics::registered(&mut metrics),
             dependencies: Mutex::default(),
-            registry,
+            metrics,
         };
         for transport in ["kafka", "grpc"] {
             telemetry.ingested_batches(transport, 0, 0);
@@ -376,9 +379,7 @@ impl Telemetry {
 
     /// Everything in Prometheus' text format.
     pub fn render(&self) -> Result<String, std::fmt::Error> {
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
-        Ok(text)
+        self.metrics.render()
     }
 }
 

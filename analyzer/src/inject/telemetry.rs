@@ -11,10 +11,9 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::Registry;
 
 use super::patch::Reason;
+use crate::metrics::Metrics;
 
 /// Upper bounds of `podtap_injector_review_seconds`.
 const REVIEW_SECONDS: [f64; 8] = [0.0005, 0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0];
@@ -92,7 +91,7 @@ struct RequestLabel {
 /// All metrics and what is there.
 #[derive(Debug)]
 pub struct Telemetry {
-    registry: Registry,
+    metrics: Metrics,
     reviews: Family<ReviewLabel, Counter>,
     /// Time from a review to its answer.
     pub review_seconds: Histogram,
@@ -121,31 +120,26 @@ struct State {
 impl Telemetry {
     /// Registers everything under the prefix `podtap_injector`.
     pub fn new() -> Self {
-        let mut registry = Registry::with_prefix("podtap_injector");
-        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION")), ("revision", podtap_wire::REVISION)]);
-        registry.register("build", "Version and revision of this binary", build);
-        macro_rules! registered {
-            ($metric:expr, $name:literal, $help:literal) => {{
-                let metric = $metric;
-                registry.register($name, $help, metric.clone());
-                metric
-            }};
-        }
+        let mut metrics = Metrics::new("podtap_injector");
         let telemetry = Self {
-            reviews: registered!(Family::default(), "reviews", "Reviews by what came of them and why"),
-            review_seconds: registered!(Histogram::new(REVIEW_SECONDS), "review_seconds", "Time from a review to its answer"),
-            errors: registered!(Family::default(), "kubernetes_errors", "Requests to the API server that failed"),
-            bundles: registered!(Counter::default(), "ca_bundle_patches", "Times that caBundle was written"),
-            certificates: registered!(Counter::default(), "certificates_made", "Times that a certificate was made"),
-            certificate_expiry: registered!(
+            reviews: metrics.registered(Family::default(), "reviews", "Reviews by what came of them and why"),
+            review_seconds: metrics.registered(Histogram::new(REVIEW_SECONDS), "review_seconds", "Time from a review to its answer"),
+            errors: metrics.registered(Family::default(), "kubernetes_errors", "Requests to the API server that failed"),
+            bundles: metrics.registered(Counter::default(), "ca_bundle_patches", "Times that caBundle was written"),
+            certificates: metrics.registered(Counter::default(), "certificates_made", "Times that a certificate was made"),
+            certificate_expiry: metrics.registered(
                 Gauge::default(),
                 "certificate_expiry_timestamp_seconds",
-                "End of the certificate that is shown"
+                "End of the certificate that is shown",
             ),
-            handshake_failures: registered!(Counter::default(), "tls_handshake_failures", "TLS handshakes that failed"),
-            refused_connections: registered!(Counter::default(), "refused_connections", "Connections closed because there were too many"),
+            handshake_failures: metrics.registered(Counter::default(), "tls_handshake_failures", "TLS handshakes that failed"),
+            refused_connections: metrics.registered(
+                Counter::default(),
+                "refused_connections",
+                "Connections closed because there were too many",
+            ),
             states: Mutex::default(),
-            registry,
+            metrics,
         };
         // An alert on the first of them needs a 0 before it.
         for reviewed in Reason::ALL.into_iter().map(Reviewed::Skipped).chain(Reviewed::OTHERS) {
@@ -206,9 +200,7 @@ impl Telemetry {
 
     /// Everything in Prometheus' text format.
     pub fn render(&self) -> Result<String, std::fmt::Error> {
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
-        Ok(text)
+        self.metrics.render()
     }
 }
 
