@@ -1,6 +1,6 @@
 //! One connection: both streams, in causal order.
 
-use super::limits::{HOLE_TIMEOUT_NS, MAX_DISTANCE, MAX_HELD_SEGMENTS, REORDER_WINDOW_NS};
+use super::limits::{MAX_DISTANCE, MAX_HELD_SEGMENTS};
 use super::stream::{Held, Stream};
 use super::{Close, Counters, End, Event, Limits, Mark, distance};
 use crate::packet::{Endpoint, Segment};
@@ -32,6 +32,8 @@ pub struct Flow<T> {
     /// The reader's state.
     pub state: T,
     streams: [Stream; 2],
+    /// Segments so far, modulo 2^32.
+    packets: u32,
 }
 
 /// What became of a segment.
@@ -55,7 +57,7 @@ impl<T> Flow<T> {
     pub(super) fn new(id: u64, ends: [Endpoint; 2], state: T) -> Self {
         let facts = FlowFacts { id, ends, client: None, base: [0; 2] };
         let streams = [Stream { deadline: u64::MAX, ..Stream::default() }, Stream { deadline: u64::MAX, ..Stream::default() }];
-        Self { facts, last_seen_ns: 0, closed: false, timed_out: false, state, streams }
+        Self { facts, last_seen_ns: 0, closed: false, timed_out: false, state, streams, packets: 0 }
     }
 
     /// When a hole of this flow has to be believed.
@@ -82,6 +84,7 @@ impl<T> Flow<T> {
             return Fate::OtherConnection;
         }
         self.last_seen_ns = time_ns;
+        self.packets = self.packets.wrapping_add(1);
         shared.counters.payload_bytes += segment.payload.len() as u64;
         if self.closed {
             shared.counters.after_close_bytes += segment.payload.len() as u64;
@@ -158,6 +161,10 @@ impl<T> Flow<T> {
         shared: &mut Shared<'_>,
         emit: &mut impl FnMut(&mut T, &FlowFacts, Event<'_>),
     ) {
+        if self.streams[sender].finished {
+            self.streams[sender].pass(first_byte, segment.payload.len(), shared.counters);
+            return;
+        }
         let in_order = {
             let [stream, peer] = self.pair(sender);
             stream.held.is_empty() && distance(stream.next, first_byte) <= 0 && !peer_is_behind(peer, segment.acknowledgment)
@@ -214,10 +221,6 @@ impl<T> Flow<T> {
         let old = distance(first_byte, stream.next).max(0) as usize;
         let fresh = bytes.get(old..).unwrap_or_default();
         shared.counters.duplicate_bytes += (bytes.len() - fresh.len()) as u64;
-        if stream.finished {
-            shared.counters.after_close_bytes += fresh.len() as u64;
-            return;
-        }
         if !fresh.is_empty() {
             let acknowledged = acknowledgment.filter(|_| peer.synced).map(|number| peer.offset_of(number).min(peer.offset));
             let mark = Mark { offset: stream.offset, time_ns, acknowledged };
@@ -238,6 +241,10 @@ impl<T> Flow<T> {
         if fin && stream.next == end {
             stream.finished = true;
             stream.next = end.wrapping_add(1);
+            for held in std::mem::take(&mut stream.held) {
+                *shared.held_bytes = shared.held_bytes.saturating_sub(held.cost());
+                stream.pass(held.sequence, held.bytes.len(), shared.counters);
+            }
             emit(&mut self.state, &self.facts, Event::Finished { sender, time_ns });
         }
     }
@@ -247,18 +254,12 @@ impl<T> Flow<T> {
         loop {
             self.drain(shared, emit);
             let over = self.over_budget(shared);
-            let Some(sender) = (0..2).find(|end| self.must_believe(*end, now_ns, over)) else { break };
-            shared.counters.forced_gaps += u64::from(over && self.streams[sender].deadline > now_ns);
+            let Some(sender) = self.first_hole(|flow, end| flow.must_believe(end, now_ns, over)) else { break };
+            shared.counters.forced_gaps += u64::from(over && !self.streams[sender].is_due(now_ns));
             self.believe_hole(sender, shared, emit);
         }
         for stream in &mut self.streams {
-            stream.deadline = match (stream.has_hole(), stream.deadline) {
-                (false, _) => u64::MAX,
-                (true, deadline) => {
-                    let patience = if stream.acknowledged_beyond() { REORDER_WINDOW_NS } else { HOLE_TIMEOUT_NS };
-                    deadline.min(now_ns.saturating_add(patience))
-                }
-            };
+            stream.set_deadline(now_ns, self.packets);
         }
     }
 
@@ -269,9 +270,23 @@ impl<T> Flow<T> {
             || self.streams.iter().map(held).sum::<usize>() > shared.limits.flow_buffer_bytes
     }
 
+    /// Of both streams' holes the one whose time is over first: what was acknowledged first was sent first.
+    fn first_hole(&self, is_meant: impl Fn(&Self, End) -> bool) -> Option<End> {
+        let order = |end: &End| {
+            let stream = &self.streams[*end];
+            let (deadline, noticed) = match stream.hole_start == stream.next {
+                true => (stream.deadline, stream.noticed),
+                false => (u64::MAX, u32::MAX),
+            };
+            // Where nothing tells, a request stays uncertain rather than an answer be taken for its own.
+            (deadline, noticed, self.facts.client == Some(*end))
+        };
+        (0..2).filter(|end| is_meant(self, *end)).min_by_key(order)
+    }
+
     fn must_believe(&self, sender: End, now_ns: u64, over: bool) -> bool {
         let stream = &self.streams[sender];
-        stream.has_hole() && (over || stream.deadline <= now_ns || stream.skip_until.is_some_and(|until| distance(stream.next, until) > 0))
+        stream.has_hole() && (over || stream.is_due(now_ns) || stream.skip_until.is_some_and(|until| distance(stream.next, until) > 0))
     }
 
     fn drain(&mut self, shared: &mut Shared<'_>, emit: &mut impl FnMut(&mut T, &FlowFacts, Event<'_>)) {
@@ -358,7 +373,7 @@ impl<T> Flow<T> {
         // Acknowledged bytes that never came are a hole too, and those must be believed before what was sent after them.
         loop {
             self.drain(shared, emit);
-            let Some(sender) = (0..2).find(|end| self.streams[*end].has_hole()) else { break };
+            let Some(sender) = self.first_hole(|flow, end| flow.streams[end].has_hole()) else { break };
             self.believe_hole(sender, shared, emit);
         }
         self.release(shared);
@@ -384,5 +399,5 @@ fn is_far(from: u32, to: u32) -> bool {
 
 /// True if the sender of a segment had received bytes of its peer that were not handed out yet.
 fn peer_is_behind(peer: &Stream, acknowledgment: Option<u32>) -> bool {
-    acknowledgment.is_some_and(|number| peer.synced && distance(peer.next, number) > 0 && !is_far(peer.next, number))
+    acknowledgment.is_some_and(|number| peer.synced && !peer.finished && distance(peer.next, number) > 0 && !is_far(peer.next, number))
 }

@@ -1,6 +1,7 @@
 //! One direction of a connection: where it stands, and what is held back.
 
-use super::distance;
+use super::limits::{HOLE_TIMEOUT_NS, REORDER_WINDOW_NS};
+use super::{Counters, distance};
 
 /// A segment that cannot be handed out yet.
 #[derive(Debug)]
@@ -47,6 +48,10 @@ pub(super) struct Stream {
     pub skip_until: Option<u32>,
     /// When the hole in front of `next` is believed; `u64::MAX` while there is none.
     pub deadline: u64,
+    /// Where the hole of `deadline` begins: one further on is another hole, with a time of its own.
+    pub hole_start: u32,
+    /// Which packet of the connection set `deadline`.
+    pub noticed: u32,
 }
 
 impl Stream {
@@ -70,9 +75,40 @@ impl Stream {
         self.held.first().is_some_and(|first| distance(self.next, first.sequence) <= 0)
     }
 
-    /// True if bytes are missing in front of what is held, or in front of what the peer acknowledged.
+    /// True if bytes are missing in front of what is held, or in front of what the peer acknowledged. Behind a FIN nothing is missing.
     pub fn has_hole(&self) -> bool {
-        self.synced && !self.is_blocked() && (self.acknowledged_beyond() || !self.held.is_empty())
+        self.synced && !self.finished && !self.is_blocked() && (self.acknowledged_beyond() || !self.held.is_empty())
+    }
+
+    /// True if the time of the hole in front of `next` is over.
+    pub fn is_due(&self, now_ns: u64) -> bool {
+        self.hole_start == self.next && self.deadline <= now_ns
+    }
+
+    /// Sets the time at which the hole is believed. It begins anew whenever the hole does, so that it depends on what is missing and
+    /// not on the pieces in which the rest came.
+    pub fn set_deadline(&mut self, now_ns: u64, packet: u32) {
+        if !self.has_hole() {
+            self.deadline = u64::MAX;
+            return;
+        }
+        let waiting = if self.hole_start == self.next { self.deadline } else { u64::MAX };
+        let patience = if self.acknowledged_beyond() { REORDER_WINDOW_NS } else { HOLE_TIMEOUT_NS };
+        let wanted = now_ns.saturating_add(patience);
+        if wanted < waiting {
+            (self.deadline, self.noticed) = (wanted, packet);
+        } else {
+            self.deadline = waiting;
+        }
+        self.hole_start = self.next;
+    }
+
+    /// Counts bytes of a segment that came behind the FIN, or once more.
+    pub fn pass(&self, sequence: u32, length: usize, counters: &mut Counters) {
+        // FIN took the number in front of `next`.
+        let old = (distance(sequence, self.next.wrapping_sub(1)).max(0) as usize).min(length);
+        counters.duplicate_bytes += old as u64;
+        counters.after_close_bytes += (length - old) as u64;
     }
 
     /// Where the hole ends: the first byte that is there, or that the peer has.

@@ -173,3 +173,20 @@ fn an_acknowledgment_of_what_was_never_sent_outlives_no_connection() {
 fn event_closes(event: &Event<'_>) -> bool {
     matches!(event, Event::Closed(_))
 }
+
+#[test]
+fn each_hole_has_a_time_of_its_own() {
+    let acknowledged = |count: usize| vec![(false, 500, 4, ""); count];
+    // `b` comes late; the hole behind `c` is only then the next one, and `d` comes within its time.
+    let start = [SYN, SYN_ACK, (true, u32::MAX, 500, "a"), (true, 1, 500, "c"), (true, 3, 500, "e")];
+    let segments = [&start[..], &acknowledged(8), &[(true, 0, 500, "b")], &acknowledged(3), &[(true, 2, 500, "d")]].concat();
+    check(&segments, &["0@0 3 a", "0@1 14 b", "0@2 4 c", "0@3 18 d", "0@4 5 e", "CaptureEnded"]);
+}
+
+#[test]
+fn behind_a_fin_nothing_is_missing() {
+    let segments = [SYN, SYN_ACK, (true, 4, 500, "more"), (true, u32::MAX, 500, "aF"), (true, 9, 500, "late"), (false, 500, 20, "x")];
+    let (seen, counters) = events(Limits::default(), &segments);
+    assert_eq!(seen, ["0@0 4 a", "0 finished", "1@0 6 x", "CaptureEnded"]);
+    assert_eq!((counters.after_close_bytes, counters.gap_bytes, counters.payload_bytes), (8, 0, 10));
+}
