@@ -9,8 +9,9 @@ use super::{
 };
 use crate::reassembly::{Close, End, Event, FlowFacts, Mark};
 
-/// Bytes of a segment that detection may look at, and wait for.
-pub const PROBE_BYTES: usize = 512;
+/// Bytes that detection may look at, and wait for: a request line with the longest target that is looked through, for where segments cut it
+/// is not the sender's to say.
+pub const PROBE_BYTES: usize = 9 << 10;
 /// Segments of one connection that detection looks at before it gives the connection up for good: enough to find the next
 /// message boundary behind a large body that the capture started in.
 const MAX_PROBES: u32 = 4096;
@@ -116,7 +117,7 @@ pub struct Conversation {
     inboxes: [Inbox; 2],
     /// Offset behind the last byte or gap of each stream.
     offsets: [u64; 2],
-    /// Offset of the other stream when the last of each end's bytes went by unread, or [`NEVER`].
+    /// How much of the other stream each end had received when the last of its bytes went by unread, or [`NEVER`].
     missed_at: [u64; 2],
     next_index: u64,
 }
@@ -267,6 +268,8 @@ impl Conversation {
         let limit = if facts.client.is_some() { MAX_PROBES_FROM_START } else { MAX_PROBES };
         let exhausted = *probes > limit;
         if !self.inboxes[sender].is_empty() {
+            let waiting = self.inboxes[sender].len();
+            let passed = self.inboxes[sender].0.as_ref().and_then(|kept| kept.marks.last()).and_then(|mark| mark.acknowledged);
             self.inboxes[sender].push(mark, bytes, outbox);
             let Some(kept) = self.inboxes[sender].0.take() else { return };
             let verdict = self.judge(facts, sender, kept.offset().unwrap_or(mark.offset), &kept.bytes, outbox);
@@ -275,8 +278,10 @@ impl Conversation {
                 Verdict::Yes(_) => {}
                 Verdict::Maybe if !exhausted => {}
                 _ => {
-                    let length = self.inboxes[sender].clear(outbox);
-                    self.miss(sender, length, outbox);
+                    self.inboxes[sender].clear(outbox);
+                    self.miss(sender, waiting, passed, outbox);
+                    // What waited was no beginning; this segment may be one.
+                    return self.probe(facts, sender, mark, bytes, outbox);
                 }
             }
         } else {
@@ -287,7 +292,7 @@ impl Conversation {
                     return;
                 }
                 Verdict::Maybe if !exhausted => self.inboxes[sender].push(mark, bytes, outbox),
-                _ => self.miss(sender, bytes.len(), outbox),
+                _ => self.miss(sender, bytes.len(), mark.acknowledged, outbox),
             }
         }
         if matches!(self.phase, Phase::Decoding { .. }) {
@@ -302,10 +307,10 @@ impl Conversation {
         }
     }
 
-    /// Bytes of an end went by unread.
-    fn miss(&mut self, sender: End, length: usize, outbox: &mut Outbox) {
+    /// Bytes of an end went by unread, whose sender had received so much of the other stream.
+    fn miss(&mut self, sender: End, length: usize, acknowledged: Option<u64>, outbox: &mut Outbox) {
         outbox.discarded[Discard::UnknownProtocol as usize] += length as u64;
-        self.missed_at[sender] = self.offsets[1 - sender];
+        self.missed_at[sender] = acknowledged.unwrap_or(self.offsets[1 - sender]);
     }
 
     /// Asks all protocols; on a yes the decoder is there.
@@ -326,7 +331,8 @@ impl Conversation {
                     let server = 1 - client;
                     let waiting = self.inboxes[server].offset();
                     let server_offset = if server == sender { offset } else { waiting.unwrap_or(self.offsets[server]) };
-                    let untouched = from_start && (waiting == Some(0) || self.offsets[1 - sender] == 0);
+                    // Of the other end too nothing went by unread.
+                    let untouched = from_start && (self.inboxes[1 - sender].offset() == Some(0) || self.offsets[1 - sender] == 0);
                     let missed_at = Some(self.missed_at[client]).filter(|offset| *offset != NEVER);
                     let start = Start { from_start: untouched, server_offset, missed_at };
                     self.phase = Phase::Decoding { decoder: (row.decoder)(start), client };
@@ -340,7 +346,7 @@ impl Conversation {
     fn gap(&mut self, facts: &FlowFacts, sender: End, offset: u64, length: u64, skipped: bool, outbox: &mut Outbox) {
         let kept = self.inboxes[sender].take(outbox);
         let Phase::Decoding { decoder, client } = &mut self.phase else {
-            return self.miss(sender, kept.map_or(0, |kept| kept.bytes.len()), outbox);
+            return self.miss(sender, kept.map_or(0, |kept| kept.bytes.len()), None, outbox);
         };
         let connection = connection(facts, *client);
         let role = role(*client, sender);

@@ -81,6 +81,12 @@ impl<'a> Input<'a> {
         (mark, self.data.get(..end).unwrap_or(self.data))
     }
 
+    /// Where the second segment begins in `data`, if there is one.
+    pub fn next_segment(&self) -> Option<usize> {
+        let (_, front) = self.segment();
+        Some(front.len()).filter(|length| *length < self.data.len())
+    }
+
     /// The rest after the first `length` bytes.
     pub fn after(&self, length: usize) -> Self {
         Self { data: self.data.get(length..).unwrap_or_default(), offset: self.offset + length as u64, ..*self }

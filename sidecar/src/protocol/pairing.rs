@@ -55,7 +55,7 @@ pub struct Pairing {
     request_hole: bool,
     /// Answers may have been missed, or the position in them is lost.
     answer_hole: bool,
-    /// How far the server's stream was read at the last hole in the requests: a request that acknowledges no more than this may
+    /// How far the server's stream was read at the last hole in the requests, or was acknowledged by what came behind it: a request that acknowledges no more than this may
     /// have been sent together with a lost one, whose answer comes first.
     hole_offset: Option<u64>,
     /// The front is the first request seen on a connection joined in the middle: should the client turn out to pipeline, an
@@ -100,6 +100,14 @@ impl Pairing {
     pub fn lose_requests(&mut self, server_offset: u64) {
         self.request_hole = true;
         self.hole_offset = Some(server_offset);
+    }
+
+    /// Bytes of the client went by that nobody could place; their sender had acknowledged `floor`. What was lost before them was sent
+    /// no later, so that a request which acknowledges more was not sent together with any of it.
+    pub fn pass_requests(&mut self, floor: Option<u64>) {
+        if self.request_hole && floor.is_some() {
+            self.hole_offset = floor;
+        }
     }
 
     /// The position in the answers is lost.

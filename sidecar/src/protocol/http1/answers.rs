@@ -92,7 +92,7 @@ impl Http1 {
         match config.parse_response_with_uninit_headers(&mut answer, input.data, &mut headers) {
             Ok(httparse::Status::Complete(length)) => {
                 self.answer.scanned = 0;
-                self.take_answer(input, &answer, length, out);
+                self.take_answer(input, &answer, length, false, out);
                 Progress::Consumed(length)
             }
             Ok(httparse::Status::Partial) => self.incomplete(input, Sender::Server, out),
@@ -100,10 +100,12 @@ impl Http1 {
         }
     }
 
-    fn take_answer(&mut self, input: &Input<'_>, answer: &httparse::Response<'_, '_>, length: usize, out: &mut Output<'_>) {
+    /// Takes an answer of whose head so many bytes are there; one that `is_cut` goes on in a hole.
+    fn take_answer(&mut self, input: &Input<'_>, answer: &httparse::Response<'_, '_>, length: usize, is_cut: bool, out: &mut Output<'_>) {
         self.confirmed = true;
         let Some(exchange) = self.pairing.front() else { return };
         exchange.response.bytes += length as u64;
+        exchange.partial |= is_cut;
         let code = answer.code.unwrap_or(0);
         if (100..200).contains(&code) && code != 101 {
             return;
@@ -143,7 +145,7 @@ impl Http1 {
             return;
         }
         match body {
-            Body::Length(0) => self.end_answer(Some((input, length)), out),
+            Body::Length(0) => self.end_answer((!is_cut).then_some((input, length)), out),
             Body::Length(size) => {
                 self.answer.state = State::Length(size);
                 unwanted(Sender::Server, input.offset + length as u64, size, out);
@@ -220,7 +222,7 @@ impl Http1 {
         let mut answer = httparse::Response::new(&mut headers);
         match head.as_deref().map(|head| answer.parse(head)) {
             Some(Ok(httparse::Status::Complete(_))) => {
-                self.take_answer(before, &answer, before.data.len(), out);
+                self.take_answer(before, &answer, before.data.len(), true, out);
                 self.lose_answers(out);
             }
             _ => out.discard(Discard::Resync, before.data.len()),

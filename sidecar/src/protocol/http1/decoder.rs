@@ -77,12 +77,18 @@ impl Http1 {
         match self.request.state {
             State::Head => self.request_head(input, out),
             State::Lost => match frame::request_line(input.data) {
-                RequestLine::Yes => {
+                RequestLine::Yes if is_one_method(input) => {
                     self.request.state = State::Head;
                     self.request_head(input, out)
                 }
                 RequestLine::Maybe if input.data.len() < super::super::driver::PROBE_BYTES => Progress::Need(input.data.len() + 1),
-                _ => discard_all(input, Discard::Resync, out),
+                _ => {
+                    // The next segment may begin with a request.
+                    let length = input.next_segment().unwrap_or(input.data.len());
+                    self.pairing.pass_requests(input.acknowledged_at(0));
+                    out.discard(Discard::Resync, length);
+                    Progress::Consumed(length)
+                }
             },
             State::Tunnel => self.enter_tunnel(input, out),
             State::Opaque | State::UntilClose => discard_all(input, Discard::Opaque, out),
@@ -175,7 +181,11 @@ impl Http1 {
 
     /// Takes a request whose target holds spaces: its answer is an exchange like any other.
     fn spaced_request(&mut self, input: &Input<'_>, out: &mut Output<'_>) -> Progress {
-        let Some(line) = frame::spaced_request(input.data) else { return self.malformed(input, Sender::Client, out) };
+        let line = match frame::spaced_request(input.data) {
+            frame::Spaced::Yes(line) => line,
+            frame::Spaced::Maybe => return Progress::Need(input.data.len() + 1),
+            frame::Spaced::No => return self.malformed(input, Sender::Client, out),
+        };
         let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
         let count = match httparse::parse_headers(input.data.get(line.length..).unwrap_or_default(), &mut headers) {
             Ok(httparse::Status::Complete((length, fields))) => Ok(httparse::Status::Complete((length, fields.len()))),
@@ -230,7 +240,8 @@ impl Http1 {
         }
     }
 
-    fn take_request(&mut self, input: &Input<'_>, request: &httparse::Request<'_, '_>, length: usize, out: &mut Output<'_>) {
+    /// Takes a request whose head has so many bytes, and tells what became of it.
+    fn take_request(&mut self, input: &Input<'_>, request: &httparse::Request<'_, '_>, length: usize, out: &mut Output<'_>) -> Admission {
         self.confirmed = true;
         let floor = input.acknowledged_at(0);
         let admission = self.pairing.admit(floor, self.server_offset, out);
@@ -264,7 +275,7 @@ impl Http1 {
         if lengths.ambiguous {
             // Where this request ends is a matter of opinion: nothing behind it is believed until the numbers agree again.
             self.lose_requests(out);
-            return;
+            return admission;
         }
         // An uncertain request's body is read like any other, with nobody to count it for.
         let counted = admission != Admission::Uncertain;
@@ -278,6 +289,7 @@ impl Http1 {
             _ if body == Body::Length(0) => self.request.state = State::Head,
             _ => self.request.state = State::Lost,
         }
+        admission
     }
 
     fn end_request(&mut self, input: &Input<'_>, end: usize, out: &mut Output<'_>) {
@@ -317,9 +329,8 @@ impl Http1 {
         let mut request = httparse::Request::new(&mut headers);
         match head.as_deref().map(|head| request.parse(head)) {
             Some(Ok(httparse::Status::Complete(_))) => {
-                let open = self.pairing.len();
-                self.take_request(before, &request, before.data.len(), out);
-                if self.pairing.len() > open
+                let admission = self.take_request(before, &request, before.data.len(), out);
+                if admission != Admission::Uncertain
                     && let Some(exchange) = self.pairing.back()
                 {
                     exchange.partial = true;
@@ -427,6 +438,12 @@ impl Decoder for Http1 {
             Ending::Closed(why) => self.close(why, out),
         }
     }
+}
+
+/// False if the method is more likely the end of a body and the beginning of a request: it lies in two segments, and nobody knows it.
+fn is_one_method(input: &Input<'_>) -> bool {
+    let method = input.data.iter().position(|byte| *byte == b' ').unwrap_or(input.data.len());
+    input.next_segment().is_none_or(|next| next > method) || frame::begins_registered(input.data)
 }
 
 pub(super) fn discard_all(input: &Input<'_>, why: Discard, out: &mut Output<'_>) -> Progress {

@@ -2,7 +2,7 @@
 
 use super::MAX_METHOD;
 
-/// Longest request target looked through to recognise a request line.
+/// Longest request target looked through to recognise a request line, and longest line of which the target holds spaces.
 const MAX_TARGET: usize = 8 << 10;
 /// Longest chunk-size line with extensions; servers refuse longer ones (CVE-2023-39326).
 const MAX_CHUNK_LINE: usize = 4 << 10;
@@ -15,6 +15,55 @@ pub(super) enum RequestLine {
     Yes,
     Maybe,
     No,
+}
+
+/// Methods in IANA's registry (RFC 9110, 16.1).
+const METHODS: [&str; 39] = [
+    "ACL",
+    "BASELINE-CONTROL",
+    "BIND",
+    "CHECKIN",
+    "CHECKOUT",
+    "CONNECT",
+    "COPY",
+    "DELETE",
+    "GET",
+    "HEAD",
+    "LABEL",
+    "LINK",
+    "LOCK",
+    "MERGE",
+    "MKACTIVITY",
+    "MKCALENDAR",
+    "MKCOL",
+    "MKREDIRECTREF",
+    "MKWORKSPACE",
+    "MOVE",
+    "OPTIONS",
+    "ORDERPATCH",
+    "PATCH",
+    "POST",
+    "PRI",
+    "PROPFIND",
+    "PROPPATCH",
+    "PUT",
+    "REBIND",
+    "REPORT",
+    "SEARCH",
+    "TRACE",
+    "UNBIND",
+    "UNCHECKOUT",
+    "UNLINK",
+    "UNLOCK",
+    "UPDATE",
+    "UPDATEREDIRECTREF",
+    "VERSION-CONTROL",
+];
+
+/// True if a request line's method is registered.
+pub(super) fn begins_registered(line: &[u8]) -> bool {
+    let method = line.split(|byte| *byte == b' ').next().unwrap_or_default();
+    METHODS.iter().any(|known| known.as_bytes() == method)
 }
 
 /// `method SP target SP HTTP/1.x` (RFC 9112, 3).
@@ -36,7 +85,11 @@ pub(super) fn request_line(data: &[u8]) -> RequestLine {
             let wanted = b"HTTP/1.";
             let seen = version.len().min(wanted.len());
             if version[..seen] != wanted[..seen] {
-                if spaced_request(data).is_some() { RequestLine::Yes } else { RequestLine::No }
+                match spaced_request(data) {
+                    Spaced::Yes(_) => RequestLine::Yes,
+                    Spaced::Maybe => RequestLine::Maybe,
+                    Spaced::No => RequestLine::No,
+                }
             } else if version.len() <= wanted.len() {
                 RequestLine::Maybe
             } else if matches!(version[wanted.len()], b'0' | b'1') {
@@ -59,9 +112,38 @@ pub(super) struct SpacedRequest<'a> {
     pub length: usize,
 }
 
+/// Whether bytes begin with such a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spaced<'a> {
+    Yes(SpacedRequest<'a>),
+    /// Its end is still to come.
+    Maybe,
+    No,
+}
+
 /// Reads such a line; only a whole one with a path is believed.
-pub(super) fn spaced_request(data: &[u8]) -> Option<SpacedRequest<'_>> {
-    let end = data.iter().take(MAX_TARGET).position(|byte| *byte == b'\n')?;
+pub(super) fn spaced_request(data: &[u8]) -> Spaced<'_> {
+    let within = data.get(..MAX_TARGET).unwrap_or(data);
+    let Some(end) = within.iter().position(|byte| *byte == b'\n') else {
+        let begun = data.len() < MAX_TARGET && begins_spaced(data);
+        return if begun { Spaced::Maybe } else { Spaced::No };
+    };
+    whole_spaced(data, end).map_or(Spaced::No, Spaced::Yes)
+}
+
+fn is_known_method(method: &[u8]) -> bool {
+    (3..=MAX_METHOD).contains(&method.len()) && method.iter().all(u8::is_ascii_uppercase)
+}
+
+fn begins_spaced(data: &[u8]) -> bool {
+    let line = data.strip_suffix(b"\r").unwrap_or(data);
+    let method = line.iter().position(|byte| *byte == b' ').unwrap_or(line.len());
+    let path = line.get(method..).unwrap_or_default().trim_ascii_start();
+    let text = std::str::from_utf8(line).map_or_else(|error| error.error_len().is_none(), |_| true);
+    text && is_known_method(&line[..method]) && path.first().is_none_or(|byte| *byte == b'/') && !line.iter().any(u8::is_ascii_control)
+}
+
+fn whole_spaced(data: &[u8], end: usize) -> Option<SpacedRequest<'_>> {
     let line = std::str::from_utf8(data.get(..end)?).ok()?;
     let line = line.strip_suffix('\r').unwrap_or(line);
     let (method, rest) = line.split_once(' ')?;
@@ -71,9 +153,11 @@ pub(super) fn spaced_request(data: &[u8]) -> Option<SpacedRequest<'_>> {
         "HTTP/1.1" => 1,
         _ => return None,
     };
-    let known = (3..=MAX_METHOD).contains(&method.len()) && method.bytes().all(|byte| byte.is_ascii_uppercase());
     let target = target.trim_matches(' ');
-    let believed = known && target.starts_with('/') && target.contains(' ') && !target.bytes().any(|byte| byte.is_ascii_control());
+    let believed = is_known_method(method.as_bytes())
+        && target.starts_with('/')
+        && target.contains(' ')
+        && !target.bytes().any(|byte| byte.is_ascii_control());
     believed.then_some(SpacedRequest { method, target, minor_version, length: end + 1 })
 }
 

@@ -30,6 +30,8 @@ pub fn detect(probe: &Probe<'_>) -> Verdict {
         return Verdict::Maybe;
     }
     match frame::request_line(data) {
+        // In the middle, unknown words may be the end of a body and the beginning of a request in one.
+        frame::RequestLine::Yes if !probe.from_start && !frame::begins_registered(data) => Verdict::No,
         frame::RequestLine::Yes => Verdict::Yes(Sender::Client),
         frame::RequestLine::Maybe => Verdict::Maybe,
         frame::RequestLine::No => Verdict::No,

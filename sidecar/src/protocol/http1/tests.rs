@@ -269,3 +269,30 @@ fn headers() {
                   text/xml application/json";
     assert_eq!(read(&script.sent, false, fields).lines, [expect]);
 }
+
+#[test]
+fn where_a_request_line_is_cut_changes_nothing() {
+    let spaced = "GET /a b?c d HTTP/1.1\r\nHost: shop\r\n\r\n".to_owned();
+    let long = get(&format!("/{}", "a".repeat(3000)));
+    for line in [spaced, long] {
+        let whole = read(&Script::opened().client("").client(&line).server(OK).sent, false, show).lines;
+        assert_eq!(whole.len(), 1);
+        for at in (1..line.len()).step_by(1 + line.len() / 60) {
+            let script = Script::opened().client(&line[..at]).client(&line[at..]).server(OK);
+            let pieces = read(&script.sent, false, show).lines;
+            assert_eq!(pieces, [whole[0].replace("1+1", "2+2")], "cut at {at}");
+        }
+    }
+}
+
+#[test]
+fn the_end_of_a_body_is_no_part_of_a_method() {
+    for answer in ["the rest of an answer", OK] {
+        check(Script::joined().client("AB").server(answer).client(get("/b")).server(OK), &["GET /b 200 1+1 complete"]);
+    }
+    let script = Script::opened().client(get("/a")).server(OK).client("POST /x HTTP/1.1\r\nContent-Length: 2\r\n\r\n").unseen();
+    let script = script.client("AB").server(OK).client(get("/b")).server(OK);
+    check(script, &["GET /a 200 1+1 complete", "GET /b 200 1+1 complete"]);
+    // A method that nobody registered is one where a segment has all of it.
+    check(Script::opened().client(get("/a").replace("GET", "SPACEJUMP")).server(OK), &["SPACEJUMP /a 200 1+1 complete"]);
+}

@@ -13,6 +13,8 @@ pub(super) const SERVER_STATUS_CURSOR_EXISTS: u16 = 0x0040;
 const SERVER_SESSION_STATE_CHANGED: u16 = 0x4000;
 const SESSION_TRACK_SYSTEM_VARIABLES: u8 = 0;
 const SESSION_TRACK_SCHEMA: u8 = 1;
+/// AuthMoreData of caching_sha2_password when the server knew the password.
+pub(super) const FAST_AUTH_SUCCESS: &[u8] = &[1, 3];
 /// MariaDB sends progress as an ERR with this number.
 pub(super) const PROGRESS: u16 = 0xffff;
 

@@ -191,6 +191,9 @@ impl Envelope {
             // A command begins a segment, and only a command's packet has the number 0.
             let begins = Header::parse(input.data).is_some_and(|header| header.sequence == 0 && header.length + HEADER <= input.data.len());
             if input.sender == Sender::Server || !begins {
+                if input.sender == Sender::Client {
+                    self.mysql.pairing.pass_requests(input.acknowledged_at(0));
+                }
                 return discard_all(input, Discard::Resync, out);
             }
             stream.lost = false;
@@ -383,9 +386,15 @@ impl Envelope {
         let before = Input { sender, data: &kept, offset: first, marks: &marks, base: 0 };
         let before = Some(before).filter(|before| !before.data.is_empty());
         let server_offset = self.mysql.server_offset;
+        let wire = self.mysql.scale(sender).wire(first, kept.len());
+        let discarded = out.outbox.discarded;
         self.mysql.lost_on_wire = Some(lost);
         self.mysql.gap(&Gap { sender, before, offset, length, skipped: false }, out);
         self.mysql.lost_on_wire = None;
+        // As in `Mysql::feed`.
+        for (now, before) in out.outbox.discarded.iter_mut().zip(discarded) {
+            *now = before + (*now - before) * wire / kept.len().max(1) as u64;
+        }
         self.mysql.server_offset = server_offset;
         self.follow(sender, out);
     }

@@ -240,8 +240,13 @@ impl Mysql {
             return Progress::Consumed(HEADER);
         }
         if self.client.lost {
+            if header.sequence == 0 && header.length > 0 && payload.is_empty() {
+                // A segment may end behind the header of the next command.
+                return Progress::Need(HEADER + 1);
+            }
             if header.sequence != 0 || !command::is_plausible(payload, header.length) {
-                return discard_all(input, Discard::Resync, out);
+                self.pairing.pass_requests(input.acknowledged_at(0));
+                return discard_segment(input, Discard::Resync, out);
             }
             self.client.lost = false;
         }
@@ -257,6 +262,12 @@ impl Mysql {
                 self.receiver = Receiver::Oldest;
                 self.client.pass(header, 0);
                 self.request_bytes(input, HEADER, out);
+                if self.answer == Answer::File
+                    && header.length == 0
+                    && let Some(exchange) = self.receiver()
+                {
+                    exchange.request.finish(input, HEADER);
+                }
                 Progress::Consumed(HEADER)
             }
             _ => self.malformed(input, Sender::Client, out),
@@ -267,10 +278,12 @@ impl Mysql {
     fn request_bytes(&mut self, input: &Input<'_>, end: usize, out: &mut Output<'_>) {
         let over = self.client.is_over();
         let wire = self.wire(input, end);
+        // An empty packet ends a file.
+        let in_file = self.answer == Answer::File;
         match self.receiver() {
             Some(exchange) => {
                 exchange.request.bytes += wire;
-                if over {
+                if over && !in_file {
                     exchange.request.finish(input, end);
                 }
             }
@@ -567,6 +580,13 @@ impl Decoder for Mysql {
             Ending::Closed(why) => self.close(why, out),
         }
     }
+}
+
+/// Passes over the segment in front: the next may begin with what is looked for.
+fn discard_segment(input: &Input<'_>, why: Discard, out: &mut Output<'_>) -> Progress {
+    let length = input.next_segment().unwrap_or(input.data.len());
+    out.discard(why, length);
+    Progress::Consumed(length)
 }
 
 pub(super) fn discard_all(input: &Input<'_>, why: Discard, out: &mut Output<'_>) -> Progress {

@@ -141,6 +141,10 @@ impl Mysql {
         {
             return Progress::Consumed(taken);
         }
+        if self.answer == Answer::Rows && input.data.len() == HEADER && header.length > 0 {
+            // A row is passed from its first byte on, however it is cut.
+            return Progress::Need(HEADER + 1);
+        }
         let answered = match (&self.phase, command::find(code)) {
             (Phase::Authentication, _) | (_, None) => Answered::Login,
             (_, Some(command)) => command.answered,
@@ -176,9 +180,13 @@ impl Mysql {
         {
             exchange.response.start(input, 0);
             exchange.response.sequence = Some(sequence);
-            if !exchange.request.done {
-                exchange.request.done = true;
-            }
+            exchange.request.done = true;
+        }
+        if self.asks_for_more(payload, answered)
+            && let Some(exchange) = self.pairing.front()
+        {
+            exchange.request.done = false;
+            exchange.request.last_ns = None;
         }
         self.server.pass(header, wanted);
         self.answer_bytes(input, HEADER + wanted, out);
@@ -194,7 +202,8 @@ impl Mysql {
             _ if matches!(self.phase, Phase::Authentication) || self.packed[Sender::Server as usize] => true,
             // Where the client has a say too, the number follows from whoever spoke last.
             Answer::First if self.answer_begun && answered == Answered::Login => sequence == after_server || sequence == after_client,
-            Answer::File => sequence == after_client,
+            // Behind a hole in the file nobody knows its last number.
+            Answer::File => self.client.lost || sequence == after_client,
             _ if self.answer_begun => sequence == after_server,
             // The answer's first number follows the request's last, which the request's length tells: each packet but the last is full.
             _ => {
@@ -207,6 +216,14 @@ impl Mysql {
     /// During a login only OK or ERR is the answer; what comes before asks for more.
     fn answers_now(&self, answered: Answered, first: u8) -> bool {
         answered != Answered::Login || matches!(first, 0x00 | 0xff)
+    }
+
+    /// True if the client has a part of its request still to send: a file, or more of its credentials.
+    fn asks_for_more(&self, payload: &[u8], answered: Answered) -> bool {
+        let first = payload.first().copied().unwrap_or_default();
+        // What caching_sha2_password says before OK when it needs no more is no question.
+        let in_login = answered == Answered::Login && !self.answers_now(answered, first) && payload != answer::FAST_AUTH_SUCCESS;
+        !self.answer_ends && (in_login || self.answer == Answer::File)
     }
 
     /// Advances by one packet; false if it cannot stand here.

@@ -537,3 +537,25 @@ fn joined_anywhere_only_true_records_are_made() {
         }
     }
 }
+
+#[test]
+fn where_a_row_is_cut_changes_nothing() {
+    let row = packet(4, b"\x0211");
+    let script = Script::joined().client(query("select a from t")).server(packets(1, [b"\x01", COLUMN, EOF]));
+    let whole = read(&script.clone().server(&row[..6]).reset(false).sent, true, show).lines;
+    assert_eq!(whole, ["COM_QUERY [select a from t] ok connection_reset rows 1 affected - 1+?"]);
+    for at in 1..6 {
+        let script = script.clone().server(&row[..at]).server(&row[at..6]).reset(false);
+        assert_eq!(read(&script.sent, true, show).lines, whole, "cut at {at}");
+    }
+}
+
+#[test]
+fn behind_a_hole_a_command_may_begin_in_any_segment() {
+    let (insert, select) = (query("insert into t values (1)"), query("select 2"));
+    let (lost, tail) = insert.split_at(insert.len() - 2);
+    let script = Script::joined().client(query("select 0")).server(packet(1, OK)).client(lost).unseen().client(tail).server(packet(1, OK));
+    let script = script.client(&select[..4]).client(&select[4..]).server(packet(1, OK));
+    let expect = ["COM_QUERY [select 0] ok rows - affected 1 1+1", "COM_QUERY [select 2] ok rows - affected 1 2+2"];
+    check(script, &expect);
+}

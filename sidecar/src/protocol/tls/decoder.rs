@@ -74,11 +74,17 @@ impl Decoder for Tls {
         }
         let opened = hello_length.is_some() && input.sender == Sender::Client;
         self.greeted |= opened;
-        self.from_start |= opened;
+        if self.exchange.is_none() {
+            // Who speaks first is the client: of what the server says before it nobody knows what it answers.
+            self.from_start = (self.from_start || opened) && input.sender == Sender::Client;
+        }
         let from_start = self.from_start;
         let exchange = self.exchange.get_or_insert_with(|| {
             let mut exchange = out.begin(Protocol::Tls);
-            exchange.request.start(input, 0);
+            match input.sender {
+                Sender::Client => exchange.request.start(input, 0),
+                Sender::Server => exchange.request.first_ns = Some(input.time_at(0)),
+            }
             exchange.partial = !from_start;
             exchange
         });

@@ -56,3 +56,14 @@ fn what_comes_before_tls_is_no_part_of_it() {
     assert_eq!(outcome.lines, [format!("shop  1.3 ok complete {}+{}", client.len(), server.len())]);
     assert_eq!(outcome.discarded(crate::protocol::Discard::UnknownProtocol), 9);
 }
+
+#[test]
+fn a_server_that_speaks_first_begins_nothing() {
+    let server = hello(2, &[0x13, 1, 0], &[(43, b"\x03\x04")]);
+    let script = Script::opened().server(&server).client(b"\x17\x03\x03\0\x01a").server(b"\x17\x03\x03\0\x01b");
+    let times = |record: &RequestRecord<'_>| {
+        let known = (record.tcp_request_sequence, record.tcp_response_sequence, record.time_to_first_byte_ns);
+        format!("{} {} {known:?}", record.tls_version, record.completeness)
+    };
+    assert_eq!(read(&script.sent, false, times).lines, ["1.3 partial (None, None, None)"]);
+}
