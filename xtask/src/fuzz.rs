@@ -131,6 +131,8 @@ struct Target {
     /// Grows while it is fuzzed.
     working: PathBuf,
     committed: PathBuf,
+    /// What once broke an invariant, kept by hand.
+    regressions: PathBuf,
     findings: PathBuf,
 }
 
@@ -141,6 +143,7 @@ impl Target {
             program: programs.join(name),
             working: workspace.output().join("fuzz-corpus").join(name),
             committed: workspace.root().join("fuzz/corpus").join(name),
+            regressions: workspace.root().join("fuzz/regressions").join(name),
             findings: workspace.output().join("fuzz-findings"),
         };
         for folder in [&target.working, &target.committed, &target.findings] {
@@ -153,6 +156,9 @@ impl Target {
         say(format_args!("==> {}, {seconds} s", self.name));
         let mut command = Command::new(&self.program);
         command.args([&self.working, &self.committed]);
+        if self.regressions.exists() {
+            command.arg(&self.regressions);
+        }
         command.arg(format!("-max_total_time={seconds}")).arg(format!("-max_len={MAX_INPUT_BYTES}"));
         command.arg(format!("-timeout={INPUT_SECONDS}")).arg(format!("-rss_limit_mb={MEMORY_MIB}")).arg("-print_final_stats=1");
         command.arg(format!("-artifact_prefix={}/{}-", self.findings.display(), self.name));

@@ -37,7 +37,44 @@ struct Turn<'a> {
     act: Act<'a>,
 }
 
-/// The first byte: whether the handshake was seen. Then for each turn a byte (1 server, 2 waits, 4 acknowledges nothing new, 24 what
+/// Sizes of the pieces that segments are cut into; 0 cuts each in the middle.
+const PIECES: [usize; 8] = [0, 1, 2, 3, 5, 7, 11, 64];
+/// Most pieces of one segment: more would reach a cap of reassembly.
+const MAX_PIECES: usize = 500;
+
+/// What the network does to a segment.
+#[derive(Clone, Copy)]
+struct Way {
+    /// See [`PIECES`].
+    piece: usize,
+    /// Each piece comes twice.
+    twice: bool,
+    /// The last piece comes first.
+    backwards: bool,
+}
+
+impl Way {
+    /// From the bits of a script's first byte.
+    fn new(bits: u8) -> Self {
+        Self { piece: PIECES[usize::from(bits >> 1 & 7)], twice: bits & 16 != 0, backwards: bits & 32 != 0 }
+    }
+
+    /// The pieces of a segment in the order in which they come, each with its place.
+    fn pieces(self, bytes: &[u8]) -> Vec<(usize, &[u8])> {
+        let size = match self.piece {
+            size if size > 0 && bytes.len() / size < MAX_PIECES => size,
+            _ => bytes.len().div_ceil(2),
+        };
+        let mut pieces: Vec<(usize, &[u8])> = bytes.chunks(size.max(1)).enumerate().map(|(index, piece)| (index * size, piece)).collect();
+        if self.backwards {
+            pieces.reverse();
+        }
+        let times = 1 + usize::from(self.twice);
+        pieces.into_iter().flat_map(|piece| std::iter::repeat_n(piece, times)).collect()
+    }
+}
+
+/// The first byte: 1, the handshake was not seen; the rest see [`Way`]. Then for each turn a byte (1 server, 2 waits, 4 acknowledges nothing new, 24 what
 /// it does), a length in two bytes, and that many bytes.
 fn turns<'a>(bytes: &mut Bytes<'a>) -> Vec<Turn<'a>> {
     let mut turns = Vec::new();
@@ -125,7 +162,9 @@ impl Reader {
         let doubtful =
             self.outbox.incidents.iter().enumerate().any(|(index, count)| *count > 0 && index != Incident::StatementUnknown as usize);
         let opaque = self.outbox.discarded[Discard::Opaque as usize];
-        let clean = !doubtful && !self.partial && discarded == opaque && counters.gap_bytes == 0 && counters.forced_gaps == 0;
+        // Joined in the middle, a protocol is recognised at the beginning of a segment, so there cutting may well change what is found.
+        let certain = counters.gap_bytes == 0 && counters.forced_gaps == 0 && counters.flows_joined == 0;
+        let clean = certain && !doubtful && !self.partial && discarded == opaque;
         Outcome { lines: self.lines, protocols: self.protocols, clean }
     }
 }
@@ -144,8 +183,8 @@ fn check(record: &RequestRecord<'_>, now_ns: u64) {
     assert!(record.url_template.len() <= 256, "{} bytes of route", record.url_template.len());
 }
 
-/// Reads turns; `pieces` cuts each segment into two.
-fn read(opened: bool, turns: &[Turn<'_>], unmask: bool, pieces: bool) -> Outcome {
+/// Reads turns; segments come whole, or as the network has it.
+fn read(opened: bool, turns: &[Turn<'_>], unmask: bool, way: Option<Way>) -> Outcome {
     let mut reader = Reader::new(unmask);
     let mut next = [0xffff_ff00u32, 0xffff_fff0];
     let mut acknowledged = [next[1], next[0]];
@@ -175,11 +214,12 @@ fn read(opened: bool, turns: &[Turn<'_>], unmask: bool, pieces: bool) -> Outcome
         let plain = segment(me, next[me], acknowledged[me]);
         match turn.act {
             Act::Bytes(bytes) => {
-                let at = if pieces { bytes.len() / 2 } else { 0 };
-                for part in [&bytes[..at], &bytes[at..]].into_iter().filter(|part| !part.is_empty()) {
-                    reader.segment(&Segment { sequence: next[me], payload: part, payload_length: part.len() as u32, ..plain });
-                    next[me] = next[me].wrapping_add(part.len() as u32);
+                let pieces = way.map_or_else(|| vec![(0, bytes)], |way| way.pieces(bytes));
+                for (at, piece) in pieces.into_iter().filter(|(_, piece)| !piece.is_empty()) {
+                    let sequence = next[me].wrapping_add(at as u32);
+                    reader.segment(&Segment { sequence, payload: piece, payload_length: piece.len() as u32, ..plain });
                 }
+                next[me] = next[me].wrapping_add(bytes.len() as u32);
             }
             Act::Hole(length) => next[me] = next[me].wrapping_add(u32::from(length)),
             Act::Fin => {
@@ -195,18 +235,18 @@ fn read(opened: bool, turns: &[Turn<'_>], unmask: bool, pieces: bool) -> Outcome
 /// A conversation, see [`turns`].
 ///
 /// Times are in order and of the past, nothing is counted that was not there, caps hold; masking changes no number of records; what
-/// is read without any doubt is read the same when every segment is cut into two.
+/// is read without any doubt is read the same when every segment comes in pieces, twice and in another order.
 fn conversation(data: &[u8], protocol: Protocol) -> bool {
     let mut bytes = Bytes(data);
-    let opened = bytes.u8() & 1 == 0;
+    let bits = bytes.u8();
+    let opened = bits & 1 == 0;
     let turns = turns(&mut bytes);
-    let whole = read(opened, &turns, true, false);
-    let masked = read(opened, &turns, false, false);
+    let whole = read(opened, &turns, true, None);
+    let masked = read(opened, &turns, false, None);
     assert_eq!(whole.lines.len(), masked.lines.len());
-    // Joined in the middle, a protocol is recognised at the beginning of a segment, so there cutting may well change what is found.
-    if whole.clean && opened {
-        let cut = read(opened, &turns, true, true);
-        assert_eq!(whole.lines, cut.lines, "cutting changes what is read");
+    if whole.clean {
+        let cut = read(opened, &turns, true, Some(Way::new(bits)));
+        assert_eq!(whole.lines, cut.lines, "what the network does changes what is read");
     }
     whole.protocols.contains(&protocol) || data.len() < 16
 }

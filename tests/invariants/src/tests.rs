@@ -29,13 +29,19 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     found.into_iter().flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
+/// What once broke an invariant; `--keep` leaves it alone.
+fn regressions(target: &str) -> Vec<PathBuf> {
+    let folder = root().join("fuzz/regressions").join(target);
+    if folder.exists() { files(&folder) } else { Vec::new() }
+}
+
 #[test]
 fn the_corpus_breaks_no_invariant() {
     let mut total = 0;
     for target in TARGETS {
         let inputs = files(&root().join("fuzz/corpus").join(target.name));
         assert!(!inputs.is_empty(), "{} has no corpus", target.name);
-        for path in inputs {
+        for path in inputs.into_iter().chain(regressions(target.name)) {
             let input = std::fs::read(&path).unwrap();
             total += input.len() as u64;
             let held = std::panic::catch_unwind(|| (target.check)(&input));
@@ -72,6 +78,71 @@ fn captures_break_no_invariant() {
             }
         }
         assert!(kept > 0, "no seed is about {}", target.name);
+    }
+}
+
+/// Numbers that look random and are the same for the same seed (splitmix64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound.max(1) as u64) as usize
+    }
+}
+
+/// An input with a few bytes or ranges changed, left out, repeated, or taken from another.
+fn mutated(inputs: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
+    let mut input = inputs[random.below(inputs.len())].clone();
+    for _ in 0..=random.below(6) {
+        let at = random.below(input.len());
+        let length = random.below(32.min(input.len() - at + 1));
+        match random.below(7) {
+            0 => input.iter_mut().skip(at).take(1).for_each(|byte| *byte = random.next() as u8),
+            1 => input.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 1 << random.below(8)),
+            2 => drop(input.drain(at..at + length)),
+            3 => drop(input.splice(at..at, (0..random.below(8)).map(|_| random.next() as u8).collect::<Vec<_>>())),
+            4 => drop(input.splice(at..at, input[at..at + length].to_vec())),
+            5 => input.truncate(at + length),
+            _ => {
+                let other = &inputs[random.below(inputs.len())];
+                let from = random.below(other.len());
+                let to = other.len().min(from + random.below(64));
+                drop(input.splice(at..at, other[from..to].iter().copied()));
+            }
+        }
+    }
+    input
+}
+
+/// What a fuzzer without eyes finds: `PODTAP_TEST_SEED` and `PODTAP_TEST_CASES` try other and more; a failure writes the input into
+/// the folder for temporary files and says the seed.
+#[test]
+fn changed_inputs_break_no_invariant() {
+    let setting = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let (seed, cases) = (setting("PODTAP_TEST_SEED").unwrap_or(3), setting("PODTAP_TEST_CASES").unwrap_or(400));
+    let mut seeds = seeds();
+    for target in TARGETS {
+        let committed = files(&root().join("fuzz/corpus").join(target.name)).into_iter().chain(regressions(target.name));
+        let committed = committed.map(|path| std::fs::read(path).unwrap());
+        let own = seeds.remove(target.name).unwrap().into_iter().map(|(_, input)| input);
+        let inputs: Vec<Vec<u8>> = committed.chain(own).collect();
+        let mut random = Random(seed);
+        for case in 0..cases {
+            let input = mutated(&inputs, &mut random);
+            let held = std::panic::catch_unwind(|| (target.check)(&input));
+            if held.is_err() {
+                let path = std::env::temp_dir().join(format!("podtap-{}-{seed}-{case}", target.name));
+                std::fs::write(&path, &input).unwrap();
+                panic!("{}, seed {seed}: {}", target.name, path.display());
+            }
+        }
     }
 }
 
