@@ -176,7 +176,6 @@ fn perform(phase: Phase, workspace: &Workspace, cache: &Cache, selection: &Selec
             if files.is_empty() || files.iter().any(|file| file == CLUSTER) {
                 // By the person, not by the tests, which may be root.
                 images::make(workspace, cache, images::Profile::Dev)?;
-                images::of_tests(workspace, images::Profile::Dev)?;
             }
             let mut tests = harness(workspace, &targets, &names)?;
             if selection.whole_cluster {

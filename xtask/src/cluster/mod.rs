@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use clap::Subcommand;
 
-use crate::images::{self, Image, Profile};
+use crate::images::{self, Profile};
 use crate::run::{self, Doing, Failure, Result, say};
 use crate::tools::{self, Cache, apt};
 use crate::workspace::Workspace;
@@ -101,7 +101,6 @@ fn up(workspace: &Workspace, cache: &Cache, profile: Profile, built: bool) -> Re
         ensure(cache, workspace)?;
         ebpf::ensure(workspace, cache, false)?;
         images::make(workspace, cache, profile)?;
-        images::of_tests(workspace, profile)?;
     }
     if !run::is_root() {
         let profile = format!("--profile={}", profile.name());
@@ -113,7 +112,7 @@ fn up(workspace: &Workspace, cache: &Cache, profile: Profile, built: bool) -> Re
     let started = Instant::now();
     if missing()?.is_empty() && ready() {
         say("==> the cluster runs; the images in it are renewed");
-        import(&images)?;
+        images.iter().try_for_each(|image| start::import(image))?;
     } else {
         if !leftovers::look()?.is_empty() {
             say("==> an earlier cluster has left something, which is removed first");
@@ -190,13 +189,6 @@ fn status() -> Result<ExitCode> {
     println!("{:<24} {}", "node1", if ready { "ready" } else { "not ready" });
     println!("export KUBECONFIG={}", components::kubeconfig("admin").display());
     Ok(if ready && missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn import(images: &[Image]) -> Result<()> {
-    for image in images {
-        start::import(&image.file)?;
-    }
-    Ok(())
 }
 
 fn down() -> Result<()> {

@@ -1,11 +1,10 @@
 //! The order in which a cluster starts, and what each step waits for.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::{CONTAINERD_SOCKET, Programs, certificates, components, kubectl, kubectl_program, leftovers, network};
-use crate::images::Image;
 use crate::run::{self, Doing, Failure, Result, say};
 
 /// A loaded machine may take many times the seconds that it takes alone.
@@ -15,7 +14,7 @@ const POLL: Duration = Duration::from_millis(50);
 const MISSED: u32 = 10;
 
 /// Starts all components and waits until a pod can start.
-pub fn start(programs: &Programs, images: &[Image]) -> Result<()> {
+pub fn start(programs: &Programs, images: &[PathBuf]) -> Result<()> {
     network::taken()?;
     leftovers::remember()?;
     say("==> a Kubernetes of one node");
@@ -29,7 +28,7 @@ pub fn start(programs: &Programs, images: &[Image]) -> Result<()> {
     std::thread::scope(|scope| {
         let imports = scope.spawn(|| {
             until("containerd", "containerd listens", || std::os::unix::net::UnixStream::connect(CONTAINERD_SOCKET).is_ok())?;
-            images.iter().try_for_each(|image| import(&image.file))
+            images.iter().try_for_each(|image| import(image))
         });
         let control = control_plane(programs);
         let imports = imports.join().map_err(|_| Failure::new("importing the images failed"))?;

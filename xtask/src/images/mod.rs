@@ -14,10 +14,10 @@ use std::process::Command;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
+use crate::ebpf;
 use crate::run::{self, Doing, Failure, Result, say};
 use crate::tools::{self, Cache, apt};
 use crate::workspace::Workspace;
-use crate::{ebpf, images};
 use archive::{Content, Tree};
 
 /// User and group of what runs in the images.
@@ -62,13 +62,13 @@ pub struct Image {
 
 pub fn images(workspace: &Workspace, cache: &Cache, options: &Options) -> Result<()> {
     ebpf::ensure(workspace, cache, false)?;
-    for image in images::make(workspace, cache, options.profile)? {
+    for image in make(workspace, cache, options.profile)? {
         println!("{:<36} {:>6.1} MB unpacked  {}", image.reference, image.unpacked as f64 / 1e6, image.file.display());
     }
     Ok(())
 }
 
-/// Builds the binaries and makes the images; the eBPF object is embedded if it is there.
+/// Builds the binaries and makes the images, those of the cluster too; the eBPF object is embedded if it is there.
 pub fn make(workspace: &Workspace, cache: &Cache, profile: Profile) -> Result<Vec<Image>> {
     apt::ensure("making images", &[apt::BUILD, apt::IMAGES].concat())?;
     let mut cargo = workspace.cargo();
@@ -83,29 +83,30 @@ pub fn make(workspace: &Workspace, cache: &Cache, profile: Profile) -> Result<Ve
     };
     let dir = workspace.output().join("images").join(profile.name());
     fs::create_dir_all(&dir).doing(format_args!("making {}", dir.display()))?;
-    Ok(vec![sidecar(&binaries, &dir)?, analyzer(cache, &binaries, &dir)?])
-}
-
-/// The images that [`make`] and [`of_tests`] have made.
-pub fn made(workspace: &Workspace, profile: Profile) -> Result<Vec<Image>> {
-    let dir = workspace.output().join("images").join(profile.name());
-    let mut images = Vec::new();
-    for name in ["pause", "host", "sidecar", "analyzer"] {
-        let file = dir.join(format!("{name}.tar"));
-        let unpacked = file.metadata().doing(format_args!("looking at {}", file.display()))?.len();
-        images.push(Image { reference: reference(name), file, unpacked });
-    }
+    let mut images = vec![sidecar(&binaries, &dir)?, analyzer(cache, &binaries, &dir)?];
+    images.extend(of_cluster(&dir)?);
     Ok(images)
 }
 
-/// What holds a pod's namespaces, and an image of nothing for programs of this machine: `/usr` is mounted into it.
-pub fn of_tests(workspace: &Workspace, profile: Profile) -> Result<()> {
+/// The files of the images that [`make`] has made, those first that pods need before others.
+pub fn made(workspace: &Workspace, profile: Profile) -> Result<Vec<PathBuf>> {
     let dir = workspace.output().join("images").join(profile.name());
+    let files = ["pause", "host", "sidecar", "analyzer"].map(|name| dir.join(format!("{name}.tar")));
+    match files.iter().find(|file| !file.is_file()) {
+        None => Ok(files.into()),
+        Some(missing) => {
+            Err(Failure(format!("{} is not there; `cargo xtask images --profile {}` makes it", missing.display(), profile.name())))
+        }
+    }
+}
+
+/// What holds a pod's namespaces, and an image of nothing for programs of this machine: `/usr` is mounted into it.
+fn of_cluster(dir: &Path) -> Result<[Image; 2]> {
     let busybox = run::find_program("busybox").ok_or_else(|| Failure::new("busybox-static is installed, but there is no busybox"))?;
     let mut pause = Tree::default();
     pause.add("bin/busybox", 0o755, Content::File(busybox));
     let config = json!({ "Entrypoint": ["/bin/busybox", "sleep", "2147483647"], "User": "65532:65532" });
-    save("pause", &config, &[pause], &dir)?;
+    let pause = save("pause", &config, &[pause], dir)?;
     let mut host = Tree::default();
     for folder in ["usr", "proc", "sys", "dev", "etc", "run", "var/lib", "var/log"] {
         host.add(folder, 0o755, Content::Folder);
@@ -118,7 +119,7 @@ pub fn of_tests(workspace: &Workspace, profile: Profile) -> Result<()> {
         host.add(file, 0o644, Content::File(Path::new("/").join(file)));
     }
     host.add("etc/nsswitch.conf", 0o644, Content::Bytes(b"passwd: files\ngroup: files\nhosts: files dns\n".to_vec()));
-    save("host", &json!({ "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"] }), &[host], &dir).map(|_| ())
+    Ok([pause, save("host", &json!({ "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"] }), &[host], dir)?])
 }
 
 fn reference(name: &str) -> String {

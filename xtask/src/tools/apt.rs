@@ -61,7 +61,6 @@ pub const CLUSTER: &[Package] = &[
     program("ethtool", "ethtool", "looked for by the kubelet"),
     program("iproute2", "ip", "the pods' bridge"),
     program("openssl", "openssl", "the cluster's certificates"),
-    package("busybox-static", "what holds a pod's namespaces"),
 ];
 
 /// For images: what a binary needs beside it, and the binary without what only a debugger needs.
@@ -69,6 +68,7 @@ pub const IMAGES: &[Package] = &[
     program("libc-bin", "ldd", "names the shared libraries of a binary"),
     program("binutils", "strip", "makes binaries small"),
     package("ca-certificates", "TLS from the images"),
+    package("busybox-static", "what holds a pod's namespaces"),
 ];
 
 /// What tests/clients/install.sh fetches its clients with.
