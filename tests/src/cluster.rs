@@ -35,37 +35,61 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts one; what an earlier one left is removed first.
-    pub fn up() -> Result<Self> {
-        Self::up_with("dev")
-    }
-
-    /// The same with images of this profile's binaries.
-    pub fn up_with(profile: &str) -> Result<Self> {
+    /// Takes the machine for a cluster, and down what an earlier one left: another test's pods would be in the way of this one's.
+    pub fn claim() -> Result<Self> {
         let path = std::env::temp_dir().join(LOCK);
         let file = File::create(&path).context(format!("opening {}", path.display()))?;
         file.lock().context(format!("locking {}", path.display()))?;
         let run = Run::start()?;
-        let mut cluster = Self { run, kubectl: PathBuf::new(), kubeconfig: PathBuf::new(), is_up: true, _alone: file };
-        // Another test's pods would be in the way of this one's.
+        let cluster = Self { run, kubectl: PathBuf::new(), kubeconfig: PathBuf::new(), is_up: true, _alone: file };
         cluster.xtask(&["cluster", "down"], DOWN_LIMIT)?;
-        // Under sudo the person has built and fetched everything already (`cargo xtask test` sees to it).
-        let built: &[&str] = if std::env::var_os("SUDO_USER").is_some() { &["--built"] } else { &[] };
-        let said = cluster.xtask(&[&["cluster", "up", "--profile", profile], built].concat(), UP_LIMIT)?.stdout;
-        let of = |start: &str| said.lines().find_map(|line| line.strip_prefix(start)).map(PathBuf::from);
-        cluster.kubeconfig = of("export KUBECONFIG=").context(format!("no KUBECONFIG line in: {said}"))?;
-        cluster.kubectl = of("alias kubectl=").context(format!("no kubectl in: {said}"))?;
         Ok(cluster)
     }
 
+    /// Starts it with images of this build's binaries, whatever was left by the start before.
+    pub fn up(&mut self) -> Result<()> {
+        self.is_up = true;
+        let said = self.xtask(&up_arguments(), UP_LIMIT)?.stdout;
+        self.learn(&said)
+    }
+
+    /// The same with images that were made already, of binaries of this profile.
+    pub fn up_with_images(&mut self, profile: &str) -> Result<()> {
+        self.is_up = true;
+        let said = self.xtask(&["cluster", "up", "--built", "--profile", profile], UP_LIMIT)?.stdout;
+        self.learn(&said)
+    }
+
+    fn learn(&mut self, said: &str) -> Result<()> {
+        let of = |start: &str| said.lines().find_map(|line| line.strip_prefix(start)).map(PathBuf::from);
+        self.kubeconfig = of("export KUBECONFIG=").context(format!("no KUBECONFIG line in: {said}"))?;
+        self.kubectl = of("alias kubectl=").context(format!("no kubectl in: {said}"))?;
+        Ok(())
+    }
+
+    /// Begins to start it, for whoever wants to interrupt that.
+    pub fn begin_up(&mut self) -> Result<Process> {
+        self.is_up = true;
+        Process::start(&self.run, "cluster-up", &Spec::new(binary("xtask")?, up_arguments()))
+    }
+
+    /// Begins to take it down.
+    pub fn begin_down(&self) -> Result<Process> {
+        Process::start(&self.run, "cluster-down", &Spec::new(binary("xtask")?, ["cluster", "down"]))
+    }
+
     /// Takes it down and insists that nothing is left.
-    pub fn down(mut self) -> Result<()> {
+    pub fn down(&mut self) -> Result<()> {
         self.is_up = false;
         self.xtask(&["cluster", "down"], DOWN_LIMIT).map(|_| ())
     }
 
-    /// `cargo xtask` with these arguments.
-    pub fn xtask(&self, arguments: &[&str], limit: Duration) -> Result<Output> {
+    /// `cargo xtask cluster status`, whatever it answers.
+    pub fn status(&self) -> Result<Output> {
+        run_to_end(&self.run, &Spec::new(binary("xtask")?, ["cluster", "status"]), KUBECTL_LIMIT)
+    }
+
+    fn xtask(&self, arguments: &[&str], limit: Duration) -> Result<Output> {
         let spec = Spec::new(binary("xtask")?, arguments);
         let output = run_to_end(&self.run, &spec, limit)?;
         match output.code {
@@ -158,6 +182,37 @@ impl Cluster {
         Ok(SocketAddrV4::new(address, port))
     }
 
+    /// The injector of `k8s/injector.yaml`, as anybody would install it.
+    pub fn install_injector(&self) -> Result<()> {
+        self.apply(&manifest("injector.yaml")?)?;
+        self.rolled_out("podtap", "deployment/podtap-injector")?;
+        wait::until_true("the injector has entered its authority", START_LIMIT, || {
+            let webhooks = self.get(&["mutatingwebhookconfigurations", "podtap-injector"])?;
+            let bundle = webhooks["webhooks"].as_array().context("the configuration's webhooks")?;
+            Ok(bundle.iter().all(|webhook| webhook["clientConfig"]["caBundle"].as_str().is_some_and(|bundle| !bundle.is_empty())))
+        })
+    }
+
+    /// Waits until a pod is ready, and tells what its namespace says when it does not become it.
+    pub fn ready(&self, namespace: &str, pod: &str) -> Result<()> {
+        let wait = ["-n", namespace, "wait", "--for=condition=Ready", &format!("pod/{pod}"), "--timeout=80s"];
+        self.kubectl(&wait).map(|_| ()).map_err(|failure| Failure(format!("{failure}\n{}", self.state(namespace))))
+    }
+
+    /// A pod's process on this machine, by its program's name: its control group names the pod.
+    pub fn process(&self, namespace: &str, pod: &str, program: &str) -> Result<u32> {
+        let uid = self.field(namespace, &format!("pod/{pod}"), "{.metadata.uid}")?;
+        for entry in fs::read_dir("/proc").context("reading /proc")?.flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            // Unreadable means gone.
+            let of = |file: &str| fs::read(entry.path().join(file)).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
+            if of("cgroup").contains(&uid) && of("cmdline").split('\0').next().is_some_and(|own| own.rsplit('/').next() == Some(program)) {
+                return Ok(pid);
+            }
+        }
+        Err(Failure(format!("{program} of the pod {pod} has no process on this machine")))
+    }
+
     /// A command in a container.
     pub fn exec(&self, namespace: &str, pod: &str, container: &str, command: &[&str]) -> Result<Output> {
         self.try_kubectl(&[&["-n", namespace, "exec", pod, "-c", container, "--"], command].concat())
@@ -177,6 +232,15 @@ impl Drop for Cluster {
             eprintln!("{failure}");
         }
     }
+}
+
+/// Under sudo the person has built and fetched everything already (`cargo xtask test` sees to it).
+fn up_arguments() -> Vec<&'static str> {
+    let mut arguments = vec!["cluster", "up"];
+    if std::env::var_os("SUDO_USER").is_some() {
+        arguments.push("--built");
+    }
+    arguments
 }
 
 /// The folder of this build's binaries, for containers that mount it.
@@ -222,10 +286,16 @@ pub fn pod_with_sidecar() -> Result<String> {
     Ok(format!("{}\n    - {{ name: usr, hostPath: {{ path: /usr }} }}\n", text.replace(WRITTEN, &ours).trim_end()))
 }
 
-/// The same pod without its sidecar.
-pub fn pod_without_sidecar() -> Result<String> {
-    let text = pod_with_sidecar()?;
-    let begin = text.find("  initContainers:\n").context("the manifest has no initContainers")?;
-    let end = text.find("  containers:\n").context("the manifest has no containers")?;
-    Ok(format!("{}{}", &text[..begin], &text[end..]))
+/// A pod with this machine's nginx and nothing that a sidecar would need; lines may be added under its metadata and its container.
+pub fn plain_pod(namespace: &str, name: &str, metadata: &str, container: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  namespace: {namespace}\n{metadata}spec:\n  \
+         automountServiceAccountToken: false\n  enableServiceLinks: false\n  terminationGracePeriodSeconds: 5\n  \
+         containers:\n    - name: web\n      {}\n      command: [/bin/sh, -c]\n      \
+         args: ['printf \"%s\" \"$CONF\" >/tmp/nginx.conf && exec nginx -p /tmp -c /tmp/nginx.conf']\n      \
+         env:\n        - {{ name: CONF, value: {NGINX:?} }}\n{container}      \
+         volumeMounts:\n        - {{ name: usr, mountPath: /usr, readOnly: true }}\n  \
+         volumes:\n    - {{ name: usr, hostPath: {{ path: /usr }} }}\n",
+        HOST_IMAGE.replace(", ", "\n      "),
+    )
 }

@@ -1,5 +1,5 @@
 //! What the sidecar costs in a pod of a real Kubernetes: CPU and memory at 1,000 requests a second, and the application's latency with and
-//! without it, in alternating rounds. `cargo xtask bench --cluster` runs it; the section goes to standard output.
+//! without it, in rounds whose order alternates. `cargo xtask bench --cluster` runs it; the section goes to standard output.
 
 use std::fs;
 use std::net::SocketAddrV4;
@@ -7,26 +7,32 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use podtap_tests::cluster::{Cluster, START_LIMIT};
+use podtap_tests::cluster::{Cluster, START_LIMIT, manifest, plain_pod};
 use podtap_tests::load::Until;
 use podtap_tests::load::http::{HttpLoad, Route};
 use podtap_tests::{Context, Failure, Result, http, wait};
+use serde_json::Value;
 
 const NAMESPACE: &str = "bench";
+const SIDECAR: &str = "podtap-sidecar";
 const ROUTES: [Route; 1] = [Route::get(1, "/things/{}", "GET /things/{id}")];
+/// Warms both servers and the processor's frequency; not shown.
+const WARM_SECONDS: u64 = 5;
+/// A pod without any request would be in another class of service than one that has a sidecar's.
+const RESOURCES: &str = "      resources: { requests: { cpu: 100m, memory: 64Mi } }\n";
 
 #[derive(Parser)]
 struct Options {
     /// Rounds, each of a load without and one with the sidecar
-    #[arg(long, default_value_t = 5)]
-    rounds: usize,
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u64).range(1..))]
+    rounds: u64,
     /// Seconds of each load
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
     /// Requests a second
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     rate: u32,
-    /// Profile of the binaries in the images
+    /// Profile of the images, which are there (cargo xtask images)
     #[arg(long, default_value = "release")]
     profile: String,
 }
@@ -56,40 +62,87 @@ struct Cost {
 }
 
 fn measure(options: &Options) -> Result<()> {
-    let cluster = Cluster::up_with(&options.profile)?;
-    cluster.apply(&podtap_tests::cluster::manifest("analyzer.yaml")?)?;
+    let mut cluster = Cluster::claim()?;
+    cluster.up_with_images(&options.profile)?;
+    cluster.apply(&manifest("analyzer.yaml")?)?;
     cluster.rolled_out("podtap", "statefulset/podtap-analyzer")?;
-    cluster.apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{ name: {NAMESPACE} }}\n"))?;
-    let with = pod(&cluster, "with", &podtap_tests::cluster::pod_with_sidecar()?)?;
-    let without = pod(&cluster, "without", &podtap_tests::cluster::pod_without_sidecar()?)?;
-    let process = sidecar(&cluster)?;
-    // Warms both servers and the processor's frequency; not counted.
+    cluster.install_injector()?;
+    cluster
+        .apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{ name: {NAMESPACE}, labels: {{ podtap-injection: enabled }} }}\n"))?;
+    let [without, with] = [("without", false), ("with", true)].map(|(name, injected)| pod(&cluster, name, injected));
+    let (without, with) = (without?, with?);
+    let described = compare(&cluster)?;
+    let process = cluster.process(NAMESPACE, "with", SIDECAR)?;
     for target in [without, with] {
-        load(options, target, 5)?;
+        load(options, target, WARM_SECONDS)?;
     }
     let (mut bare, mut watched, mut costs) = (Vec::new(), Vec::new(), Vec::new());
     for number in 0..options.rounds {
         eprintln!("==> round {} of {}", number + 1, options.rounds);
-        bare.push(load(options, without, options.seconds)?);
-        let (before, started) = (cpu_seconds(process)?, Instant::now());
-        watched.push(load(options, with, options.seconds)?);
-        let cores = (cpu_seconds(process)? - before) / started.elapsed().as_secs_f64();
-        costs.push(Cost { cores, resident: memory(process, "VmRSS")?, peak: memory(process, "VmHWM")? });
+        // The one that comes second meets a warmer machine: each is it in turn.
+        for injected in [number % 2 == 1, number % 2 == 0] {
+            if injected {
+                let (before, started) = (cpu_seconds(process)?, Instant::now());
+                watched.push(load(options, with, options.seconds)?);
+                let cores = (cpu_seconds(process)? - before) / started.elapsed().as_secs_f64();
+                costs.push(Cost { cores, resident: memory(process, "VmRSS")?, peak: memory(process, "VmHWM")? });
+            } else {
+                bare.push(load(options, without, options.seconds)?);
+            }
+        }
     }
-    complete(&cluster, (options.rounds as u64 * options.seconds + 5) * u64::from(options.rate))?;
-    print(options, &bare, &watched, &costs);
+    let source = complete(&cluster, (options.rounds * options.seconds + WARM_SECONDS) * u64::from(options.rate))?;
+    print(options, &format!("{described}, source {source}"), &bare, &watched, &costs);
     cluster.down()
 }
 
-/// Applies a pod under another name and waits until it answers.
-fn pod(cluster: &Cluster, name: &str, manifest: &str) -> Result<SocketAddrV4> {
-    cluster.apply(&manifest.replace("  name: shop\n", &format!("  name: {name}\n  namespace: {NAMESPACE}\n")))?;
-    let ready = ["-n", NAMESPACE, "wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=80s"];
-    cluster.kubectl(&ready).map_err(|failure| Failure(format!("{failure}\n{}", cluster.state(NAMESPACE))))?;
+/// Applies a pod, the same but for the label that asks for a sidecar, and waits until it answers.
+fn pod(cluster: &Cluster, name: &str, injected: bool) -> Result<SocketAddrV4> {
+    let label = format!("  labels: {{ inject.podtap.io/inject: \"{injected}\" }}\n");
+    cluster.apply(&plain_pod(NAMESPACE, name, &label, RESOURCES))?;
+    cluster.ready(NAMESPACE, name)?;
     let address = cluster.field(NAMESPACE, &format!("pod/{name}"), "{.status.podIP}")?.parse().context("the pod's address")?;
     let address = SocketAddrV4::new(address, 80);
-    wait::until_true("the pod answers", START_LIMIT, || Ok(http::get(address, "/things/1")?.status == 200))?;
+    wait::until_true("the pod answers", START_LIMIT, || Ok(http::get(address, "/")?.status == 200))?;
     Ok(address)
+}
+
+/// Insists that the pods differ in the sidecar alone, as the API server has them, and says what it is.
+fn compare(cluster: &Cluster) -> Result<String> {
+    let specification = |name: &str| cluster.get(&["-n", NAMESPACE, "pod", name]).map(|pod| pod["spec"].clone());
+    let (with, mut watched) = (specification("with")?, specification("with")?);
+    let bare = specification("without")?;
+    let [class, of_bare] = ["with", "without"].map(|name| cluster.field(NAMESPACE, &format!("pod/{name}"), "{.status.qosClass}"));
+    let (class, of_bare) = (class?, of_bare?);
+    if class != of_bare {
+        return Err(Failure(format!("the pods are in different classes of service: {class}, {of_bare}")));
+    }
+    let sidecar = &with["initContainers"][0];
+    if sidecar["name"] != SIDECAR || with["initContainers"].as_array().is_none_or(|containers| containers.len() != 1) {
+        return Err(Failure(format!("the webhook has injected no sidecar: {with}")));
+    }
+    if let Some(fields) = watched.as_object_mut() {
+        fields.remove("initContainers");
+        if let Some(volumes) = fields.get_mut("volumes").and_then(Value::as_array_mut) {
+            volumes.retain(|volume| !volume["name"].as_str().is_some_and(|name| name.starts_with("podtap-")));
+        }
+    }
+    if watched != bare {
+        return Err(Failure(format!("the pods differ in more than the sidecar:\n{watched}\n{bare}")));
+    }
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Array(list) => list.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" and "),
+        other => other.to_string(),
+    };
+    let context = &sidecar["securityContext"];
+    Ok(format!(
+        "{} as user {}, capability {}, memory limit {}",
+        text(&sidecar["image"]),
+        text(&context["runAsUser"]),
+        text(&context["capabilities"]["add"]),
+        text(&sidecar["resources"]["limits"]["memory"]),
+    ))
 }
 
 fn load(options: &Options, target: SocketAddrV4, seconds: u64) -> Result<Round> {
@@ -97,20 +150,6 @@ fn load(options: &Options, target: SocketAddrV4, seconds: u64) -> Result<Round> 
     let load = HttpLoad { target, connections: 16, rate: options.rate, routes: ROUTES.to_vec(), until: Until::Count(count) };
     let report = load.start().finish()?;
     Ok(Round { p50: report.quantile(0.5), p99: report.quantile(0.99), rate: report.rate() })
-}
-
-/// The sidecar's process: its control group names the pod.
-fn sidecar(cluster: &Cluster) -> Result<u32> {
-    let uid = cluster.field(NAMESPACE, "pod/with", "{.metadata.uid}")?;
-    for entry in fs::read_dir("/proc").context("reading /proc")?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let of =
-            |file: &str| fs::read(entry.path().join(file)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-        if of("cgroup").contains(&uid) && of("cmdline").contains("podtap-sidecar") {
-            return Ok(pid);
-        }
-    }
-    Err(Failure::new("the pod's sidecar has no process on this machine"))
 }
 
 /// User and system time of all threads (proc_pid_stat(5), fields 14 and 15).
@@ -130,45 +169,57 @@ fn memory(pid: u32, field: &str) -> Result<u64> {
     Ok(kilobytes * 1024)
 }
 
-/// Figures of a sidecar that lost requests mean nothing.
-fn complete(cluster: &Cluster, least: u64) -> Result<()> {
+/// Figures of a sidecar that lost requests mean nothing: waits for all of them, and says by which source they were seen.
+fn complete(cluster: &Cluster, sent: u64) -> Result<String> {
     let clickhouse = cluster.service("podtap", "podtap-analyzer", 8123)?;
-    let sql = "SELECT count() FROM podtap.requests FINAL WHERE k8s_pod_name = 'with'";
+    let sql = "SELECT count(), anyLast(source), uniqExact(source) FROM podtap.requests FINAL \
+               WHERE k8s_pod_name = 'with' AND startsWith(url_path, '/things/')";
     wait::until("every request is stored", Duration::from_secs(60), || {
-        let count: u64 = http::request(clickhouse, "POST", "/", &[], sql)?.body.trim().parse().context("a count")?;
-        if count >= least { Ok(Some(())) } else { Err(Failure(format!("{count} of {least}"))) }
+        let answer = http::request(clickhouse, "POST", "/", &[], sql)?.body;
+        match answer.split_whitespace().collect::<Vec<_>>()[..] {
+            [count, source, "1"] if count == sent.to_string() => Ok(Some(source.to_owned())),
+            _ => Err(Failure(format!("{} instead of {sent} from one source", answer.trim()))),
+        }
     })
 }
 
+/// The middle one, or between the two in the middle.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
+    let at = |index: usize| values.get(index).copied().unwrap_or_default();
+    (at(values.len() / 2) + at(values.len().saturating_sub(1) / 2)) / 2.0
 }
 
-fn print(options: &Options, bare: &[Round], watched: &[Round], costs: &[Cost]) {
+/// Median, lowest and highest.
+fn cell(values: Vec<f64>, decimals: usize) -> String {
+    let (low, high) = values.iter().fold((f64::MAX, f64::MIN), |(low, high), v| (low.min(*v), high.max(*v)));
+    format!("{:.decimals$} ({low:.decimals$} to {high:.decimals$})", median(values))
+}
+
+fn print(options: &Options, described: &str, bare: &[Round], watched: &[Round], costs: &[Cost]) {
     println!("## In a pod of Kubernetes\n");
     println!(
-        "nginx in a pod, {} requests a second over 16 kept connections from the node for {} s, without and with `podtap-sidecar` ({} \
-         profile, source pcap, records to the analyzer's pod over gRPC), in turn; medians of {} rounds, and the lowest and highest. \
-         Every request was stored.\n",
-        options.rate, options.seconds, options.profile, options.rounds
+        "Two pods of one manifest (nginx), whose specifications differ in the sidecar alone: the namespace has \
+         podtap-injection=enabled, the webhook injected one ({described}; {} profile), the label inject.podtap.io/inject says \
+         \"false\" in the other. {} requests a second over 16 kept connections from the node, {} s each, {} rounds, in odd ones \
+         first without, in even ones first with the sidecar. Cells are medians, and the lowest and highest round. Every request \
+         was stored.\n",
+        options.profile, options.rate, options.seconds, options.rounds
     );
-    println!("| pod | requests/s | p50 | p99 |\n|---|---|---|---|");
+    println!("| pod | requests/s | p50, us | p99, us |\n|---|---|---|---|");
     for (name, rounds) in [("without a sidecar", bare), ("with one", watched)] {
         let of = |value: fn(&Round) -> f64| rounds.iter().map(value).collect::<Vec<f64>>();
-        let cell = |values: Vec<f64>| {
-            let (low, high) = values.iter().fold((f64::MAX, 0.0_f64), |(low, high), v| (low.min(*v), high.max(*v)));
-            format!("{:.0} us ({:.0} to {:.0})", median(values), low, high)
-        };
-        let (p50, p99) = (cell(of(|r| r.p50 as f64 / 1e3)), cell(of(|r| r.p99 as f64 / 1e3)));
-        println!("| {name} | {:.0} | {p50} | {p99} |", median(of(|r| r.rate)));
+        let (p50, p99) = (cell(of(|r| r.p50 as f64 / 1e3), 0), cell(of(|r| r.p99 as f64 / 1e3), 0));
+        println!("| {name} | {} | {p50} | {p99} |", cell(of(|r| r.rate), 0));
     }
-    let of = |value: fn(&Cost) -> f64| median(costs.iter().map(value).collect());
+    let of = |value: fn(&Cost) -> f64| costs.iter().map(value).collect::<Vec<f64>>();
+    let a_request = costs.iter().zip(watched).map(|(cost, round)| cost.cores * 1e6 / round.rate).collect();
+    println!("\n| the sidecar | CPU, % of a core | CPU a request, us | resident, MB | at its peak, MB |\n|---|---|---|---|---|");
     println!(
-        "\nThe sidecar: {:.1} % of one core, {:.1} us a request, {:.1} MB resident, {:.1} MB at its peak.",
-        of(|c| c.cores * 100.0),
-        of(|c| c.cores) * 1e6 / f64::from(options.rate),
-        of(|c| c.resident as f64 / 1e6),
-        of(|c| c.peak as f64 / 1e6),
+        "| | {} | {} | {} | {} |",
+        cell(of(|c| c.cores * 100.0), 2),
+        cell(a_request, 1),
+        cell(of(|c| c.resident as f64 / 1e6), 1),
+        cell(of(|c| c.peak as f64 / 1e6), 1),
     );
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use podtap_tests::cluster::{Cluster, START_LIMIT, manifest};
+use podtap_tests::cluster::{Cluster, START_LIMIT};
 use podtap_tests::load::Until;
 use podtap_tests::load::http::HttpLoad;
 use podtap_tests::{Context, Failure, Result, wait};
@@ -17,17 +17,6 @@ const REQUESTS: u64 = 4_000;
 const RATE: u32 = 150;
 /// From the last answer to figures that are complete.
 const COMPLETE_WITHIN: Duration = Duration::from_secs(60);
-
-/// The injector as anybody would install it.
-pub fn injector(cluster: &Cluster) -> Result<()> {
-    cluster.apply(&manifest("injector.yaml")?)?;
-    cluster.rolled_out("podtap", "deployment/podtap-injector")?;
-    wait::until_true("the injector has entered its authority", START_LIMIT, || {
-        let webhooks = cluster.get(&["mutatingwebhookconfigurations", "podtap-injector"])?;
-        let bundle = webhooks["webhooks"].as_array().context("the configuration's webhooks")?;
-        Ok(bundle.iter().all(|webhook| webhook["clientConfig"]["caBundle"].as_str().is_some_and(|bundle| !bundle.is_empty())))
-    })
-}
 
 /// Whether a pod has the sidecar, as its first init container.
 pub fn is_injected(cluster: &Cluster, namespace: &str, pod: &str) -> Result<bool> {
@@ -50,7 +39,7 @@ pub fn now(cluster: &Cluster) -> Result<String> {
 
 /// Label, roll out, load, ask.
 pub fn exact(cluster: &Cluster) -> Result<()> {
-    injector(cluster)?;
+    cluster.install_injector()?;
     cluster.apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{ name: {NAMESPACE} }}\n"))?;
     application::start(cluster, NAMESPACE)?;
     for pod in cluster.pods(NAMESPACE, "app")? {

@@ -40,8 +40,7 @@ fn caller() -> String {
 
 pub fn address(cluster: &Cluster) -> Result<()> {
     cluster.apply(&caller())?;
-    let ready = ["-n", NAMESPACE, "wait", "--for=condition=Ready", "pod/caller", "--timeout=80s"];
-    cluster.kubectl(&ready).map_err(|failure| Failure(format!("{failure}\n{}", cluster.state(NAMESPACE))))?;
+    cluster.ready(NAMESPACE, "caller")?;
     let from = now(cluster)?;
     let mut held: Option<Ipv4Addr> = None;
     for (name, calls) in CALLS {

@@ -63,8 +63,7 @@ pub const USR_VOLUME: &str = "- { name: usr, hostPath: { path: /usr } }";
 pub fn sidecar(cluster: &Cluster) -> Result<()> {
     program("nginx", "nginx-light")?;
     cluster.apply(&pod_with_sidecar()?)?;
-    let ready = cluster.kubectl(&["wait", "--for=condition=Ready", "pod/shop", "--timeout=120s"]);
-    ready.map_err(|failure| Failure(format!("{failure}\n{}", cluster.state("default"))))?;
+    cluster.ready("default", "shop")?;
     examine(cluster)?;
 
     let address: SocketAddrV4 =

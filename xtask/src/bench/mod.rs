@@ -43,7 +43,7 @@ pub struct Options {
     /// Of what counting costs only the documented questions over 100 million requests and 30 days
     #[arg(long)]
     history: bool,
-    /// Only what the sidecar costs in a pod of a real Kubernetes
+    /// Only what the sidecar costs in an injected pod of a real Kubernetes
     #[arg(long)]
     cluster: bool,
     /// Commit these instructions as the figures to compare with
@@ -58,7 +58,7 @@ pub struct Options {
     /// Small captures, short loads: a first look, no figures
     #[arg(long)]
     quick: bool,
-    /// How often each is measured [default: 5, live 9]
+    /// How often each is measured [default: 5, live 9, cluster 6]
     #[arg(long)]
     rounds: Option<usize>,
     /// Where the sidecar of the live half captures: auto, ebpf, pcap
@@ -96,7 +96,7 @@ pub fn bench(workspace: &Workspace, cache: &Cache, options: &Options) -> Result<
         return own_report(workspace, "podtap-analyzer", section);
     }
     if options.cluster {
-        return own_report(workspace, "podtap-sidecar", cluster::measure(workspace, cache, options.quick)?);
+        return own_report(workspace, "podtap-sidecar", cluster::measure(workspace, cache, options.quick, options.rounds)?);
     }
     apt::ensure("bench", &[apt::BUILD, apt::SERVERS, apt::LOAD, apt::PEERS].concat())?;
     let sidecar = match &options.binary {
