@@ -251,7 +251,8 @@ pub fn harness(workspace: &Workspace, targets: &[&str], filter: &[String]) -> Re
 }
 
 /// What tells tests how much to do, and sudo would drop.
-const PASSED: [&str; 4] = ["PODTAP_CLUSTER_TESTS", "PODTAP_FAULTS_KILLS", "PODTAP_FAULTS_RATE", "PODTAP_FAULTS_SEED"];
+const PASSED: [&str; 5] =
+    ["PODTAP_CLUSTER_SEED", "PODTAP_CLUSTER_TESTS", "PODTAP_FAULTS_KILLS", "PODTAP_FAULTS_RATE", "PODTAP_FAULTS_SEED"];
 
 fn sudo_runner(binaries: &Path) -> Result<String> {
     if !run::succeeds(Command::new("sudo").args(["-n", "true"])) {

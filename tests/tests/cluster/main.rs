@@ -5,17 +5,24 @@
 
 mod application;
 mod counts;
+mod crash;
 mod injection;
+mod remains;
 mod reuse;
 mod smoke;
 
 use std::time::Instant;
 
 use podtap_tests::cluster::Cluster;
+use podtap_tests::random::Random;
 use podtap_tests::system::alone;
-use podtap_tests::{Context, Failure, Result};
+use podtap_tests::{Failure, Result};
+
+use crate::crash::Moments;
+use crate::remains::Machine;
 
 type Part = fn(&Cluster) -> Result<()>;
+type Crash = fn(&mut Cluster, &Machine, &mut Random) -> Result<()>;
 
 /// What always runs.
 const SHORT: &[(&str, Part)] = &[
@@ -35,6 +42,12 @@ const LONG: &[(&str, Part)] = &[
     ("nothing that was sent is missing", counts::stop),
 ];
 
+/// On demand too, when that cluster is down.
+const CRASHES: &[(&str, Crash)] = &[
+    ("a start that is killed leaves nothing behind `down`", crash::starts),
+    ("a component that is killed is no obstacle to the next start", crash::components),
+];
+
 #[test]
 fn podtap_in_kubernetes() -> Result<()> {
     let _alone = alone();
@@ -43,20 +56,33 @@ fn podtap_in_kubernetes() -> Result<()> {
         Ok(other) => return Err(Failure(format!("PODTAP_CLUSTER_TESTS={other}: it can only be \"whole\""))),
         Err(_) => false,
     };
-    let started = Instant::now();
-    let mut cluster = Cluster::claim()?;
-    cluster.up()?;
-    println!("up after {:.1} s", started.elapsed().as_secs_f64());
     let mut failed = Vec::new();
-    for (name, part) in SHORT.iter().chain(LONG.iter().filter(|_| long)) {
-        let started = Instant::now();
-        let outcome = part(&cluster);
+    let mut tell = |name: &str, started: Instant, outcome: Result<()>| {
         let seconds = started.elapsed().as_secs_f64();
         println!("{name}: {}, {seconds:.1} s", if outcome.is_ok() { "ok" } else { "FAILED" });
         failed.extend(outcome.err().map(|failure| format!("{name}: {failure}")));
+    };
+    let mut moments = Moments::new()?;
+    let mut cluster = Cluster::claim()?;
+    let machine = Machine::look()?;
+    // The first start always goes over what a killed one has left.
+    let started = Instant::now();
+    let killed = moments.with(|random| crash::start(&mut cluster, random));
+    tell("a start is killed half way", started, killed);
+    let started = Instant::now();
+    moments.with(|_| cluster.up())?;
+    println!("up after {:.1} s", started.elapsed().as_secs_f64());
+    for (name, part) in SHORT.iter().chain(LONG.iter().filter(|_| long)) {
+        let started = Instant::now();
+        tell(name, started, part(&cluster));
     }
-    let files = cluster.kubeconfig().parent().and_then(std::path::Path::parent).context("the cluster's folder")?.to_owned();
     cluster.down()?;
-    failed.extend(smoke::remains(&files)?.into_iter().map(|what| format!("left behind: {what}")));
+    for (name, part) in CRASHES.iter().filter(|_| long) {
+        let started = Instant::now();
+        let outcome = moments.with(|random| part(&mut cluster, &machine, random));
+        tell(name, started, outcome);
+    }
+    cluster.down()?;
+    failed.extend(machine.remains()?.into_iter().map(|what| format!("left behind: {what}")));
     if failed.is_empty() { Ok(()) } else { Err(Failure(failed.join("\n\n"))) }
 }

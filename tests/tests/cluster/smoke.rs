@@ -1,8 +1,6 @@
-//! The least that has to work: the manifests of `k8s/`, the name server, one sidecar, and a machine that is as it was.
+//! The least that has to work: the manifests of `k8s/`, the name server, one sidecar.
 
 use std::net::SocketAddrV4;
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use podtap_tests::cluster::{Cluster, HOST_IMAGE, START_LIMIT, manifest, pod_with_sidecar};
@@ -98,33 +96,4 @@ fn examine(cluster: &Cluster) -> Result<()> {
     let shell = cluster.exec("default", "shop", "podtap-sidecar", &["sh", "-c", "true"])?;
     assert_ne!(shell.code, 0, "there is a shell in the sidecar's image");
     Ok(())
-}
-
-/// What is still on this machine of a cluster that is down, looked for without the code that removed it.
-pub fn remains(folder: &Path) -> Result<Vec<String>> {
-    let mut left = Vec::new();
-    for path in [folder, Path::new("/sys/class/net/podtap0"), Path::new("/run/containerd/containerd.sock")] {
-        left.extend(path.exists().then(|| path.display().to_string()));
-    }
-    for entry in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-        let pods = entry.path().join("kubepods");
-        left.extend(pods.exists().then(|| pods.display().to_string()));
-    }
-    let mounts = std::fs::read_to_string("/proc/mounts").context("reading the mounts")?;
-    let ours = |line: &&str| line.contains("podtap-cluster") || line.contains("/run/containerd") || line.contains("netns/cni-");
-    left.extend(mounts.lines().filter(ours).map(|line| format!("mount {line}")));
-    for family in ["iptables-save", "ip6tables-save"] {
-        let said = Command::new(program(family, "iptables")?).output().context(format!("running {family}"))?;
-        let rules = String::from_utf8_lossy(&said.stdout).into_owned();
-        left.extend(rules.lines().filter(|line| line.contains("KUBE-") || line.contains("CNI-")).map(|line| format!("{family}: {line}")));
-    }
-    for entry in std::fs::read_dir("/proc").context("reading /proc")?.flatten() {
-        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        let program = line.split(' ').next().unwrap_or_default().rsplit('/').next().unwrap_or_default().to_owned();
-        if program.starts_with("kube") || program.starts_with("containerd") || program == "etcd" {
-            left.push(format!("process {}: {line}", entry.file_name().to_string_lossy()));
-        }
-    }
-    Ok(left)
 }

@@ -71,7 +71,7 @@ fn kubectl_program() -> std::path::PathBuf {
 /// kubectl, as the cluster's administrator.
 pub fn kubectl() -> Command {
     let mut kubectl = Command::new(kubectl_program());
-    kubectl.env("KUBECONFIG", components::kubeconfig("admin"));
+    kubectl.env("KUBECONFIG", components::kubeconfig("admin")).env(MARK, "kubectl");
     kubectl
 }
 
@@ -207,5 +207,8 @@ fn write(path: impl AsRef<Path>, text: &str) -> Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).doing(format_args!("making {}", folder.display()))?;
     }
-    fs::write(path, text).doing(format_args!("writing {}", path.display()))
+    // Whole or not at all, whenever this program is killed.
+    let partial = path.with_extension("partial");
+    fs::write(&partial, text).doing(format_args!("writing {}", partial.display()))?;
+    fs::rename(&partial, path).doing(format_args!("writing {}", path.display()))
 }

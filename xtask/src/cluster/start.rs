@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::{CONTAINERD_SOCKET, Programs, certificates, components, kubectl, kubectl_program, leftovers, network};
+use super::{CONTAINERD_SOCKET, MARK, Programs, certificates, components, kubectl, kubectl_program, leftovers, network};
 use crate::run::{self, Doing, Failure, Result, say};
 
 /// A loaded machine may take many times the seconds that it takes alone.
@@ -53,6 +53,8 @@ fn control_plane(programs: &Programs) -> Result<()> {
 /// Puts an image into containerd, under the namespace that the kubelet looks into.
 pub fn import(file: &Path) -> Result<()> {
     let mut ctr = Command::new("ctr");
+    // It outlives this program when that is killed.
+    ctr.env(MARK, "ctr");
     ctr.args(["--address", CONTAINERD_SOCKET, "--namespace", "k8s.io", "images", "import"]).arg(file);
     run::capture(&mut ctr).map(|_| ()).doing(format_args!("importing {}", file.display()))
 }
