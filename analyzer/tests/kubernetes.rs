@@ -90,6 +90,20 @@ impl Sidecar {
     }
 
     fn saw(&mut self, side: Side, time: u64, other: &str, numbers: Option<(u64, u64)>, status: Status) {
+        let numbers = (numbers.map(|(request, _)| request), numbers.map(|(_, response)| response));
+        self.saw_bytes(side, time, other, numbers, status, (80, Some(5 * MILLISECOND)));
+    }
+
+    /// The same with one number alone, and other bytes of the request and latency.
+    fn saw_bytes(
+        &mut self,
+        side: Side,
+        time: u64,
+        other: &str,
+        numbers: (Option<u64>, Option<u64>),
+        status: Status,
+        more: (u64, Option<u64>),
+    ) {
         let other: IpAddr = other.parse().unwrap();
         let (client, server) = if side == Side::Client { (self.address, other) } else { (other, self.address) };
         let service = format!("shop/{}", self.workload);
@@ -102,11 +116,13 @@ impl Sidecar {
             service_name: &service,
             side,
             status,
-            tcp_request_sequence: numbers.map(|(request, _)| request),
-            tcp_response_sequence: numbers.map(|(_, response)| response),
+            tcp_request_sequence: numbers.0,
+            tcp_response_sequence: numbers.1,
+            request_bytes: more.0,
+            response_bytes: if numbers.1.is_some() { 200 } else { 0 },
             http_request_method: "GET",
             url_template: "/items",
-            time_to_last_byte_ns: Some(5 * MILLISECOND),
+            time_to_last_byte_ns: more.1,
             k8s_pod_name: self.name,
             ..RequestRecord::default()
         });
@@ -280,6 +296,105 @@ async fn calls_are_counted_once_and_named_by_who_had_the_address_then() {
     let named =
         format!("SELECT count() FROM requests_named({period}) WHERE peer = 'shop/second' AND peer_k8s_workload_kind = 'Deployment'");
     assert_eq!(number(&client, &named).await, 33);
+}
+
+#[derive(Debug, Row, Deserialize, PartialEq, Eq)]
+struct Exchange {
+    seen: String,
+    status: String,
+    client_status: String,
+    latency: u64,
+    client_latency: u64,
+    response_bytes: u64,
+}
+
+const UNKNOWN: u64 = u64::MAX;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exchange_whose_answer_one_end_alone_saw_is_one() {
+    let mut bench = Bench::new("kubernetes-ends");
+    let url = bench.clickhouse();
+    let ports = Ports::free();
+    let client = Client::default().with_url(&url).with_database("podtap");
+    bench.analyzer(&url, &ports, &["--kubernetes=off"]);
+    ready(&ports).await;
+    let past = past();
+    store(&url).write_owners(owners(past).iter()).await.unwrap();
+    let mut front = Sidecar::new(1, "front-1", "front", "10.244.0.5");
+    let mut back = Sidecar::new(2, "back-1", "back", "10.244.1.7");
+    let (answer, none) = ((80, Some(5 * MILLISECOND)), (80, None));
+    let slow = (80, Some(7 * MILLISECOND));
+    // Half a minute for each, so that nothing of one is near another; the clocks of the nodes are two seconds apart.
+    let mut seen =
+        |turn: u64, request: Option<u64>, called: (Option<u64>, (u64, Option<u64>)), served: (Option<u64>, (u64, Option<u64>))| {
+            let status = |answer: Option<u64>| if answer.is_some() { Status::Ok } else { Status::NoResponse };
+            let time = past + turn * 30 * SECOND + SECOND;
+            front.saw_bytes(Side::Client, time + 2 * SECOND, BACK_SERVICE, (request, called.0), status(called.0), called.1);
+            back.saw_bytes(Side::Server, time, "10.244.0.5", (request, served.0), status(served.0), served.1);
+        };
+    seen(0, Some(1_000), (None, none), (Some(9_000), answer));
+    seen(1, Some(1_000), (Some(9_000), slow), (None, none));
+    seen(2, Some(1_000), (None, none), (None, none));
+    // Another answer, other bytes, or no number: they are two.
+    seen(3, Some(1_000), (Some(9_000), slow), (Some(9_001), answer));
+    seen(4, Some(1_000), (None, (81, None)), (Some(9_000), answer));
+    seen(5, None, (None, none), (Some(9_000), answer));
+    // Too far apart in time.
+    front.saw_bytes(Side::Client, past + 211 * SECOND, BACK_SERVICE, (Some(2_000), None), Status::NoResponse, none);
+    back.saw_bytes(Side::Server, past + 200 * SECOND - 1, "10.244.0.5", (Some(2_000), Some(1)), Status::Ok, answer);
+    let now = past + 600 * SECOND;
+    deliver(&ports, &[front.batch(now), back.batch(now)]).await.expect("acknowledged");
+    until("everything is stored", async || (number(&client, "SELECT sum(count) FROM red").await == 14).then_some(())).await;
+
+    let rows = |from: u64, to: u64| {
+        format!(
+            "SELECT seen, toString(status) AS status, client_status, time_to_last_byte_ns AS latency, \
+             client_time_to_last_byte_ns AS client_latency, response_bytes \
+             FROM exchanges(from = toDateTime({}, 'UTC'), to = toDateTime({}, 'UTC')) ORDER BY timestamp, seen DESC",
+            past / SECOND + from,
+            past / SECOND + to
+        )
+    };
+    let expect = |seen: &str, status: &str, client_status: &str, latency: u64, client_latency: u64, response_bytes: u64| Exchange {
+        seen: seen.to_owned(),
+        status: status.to_owned(),
+        client_status: client_status.to_owned(),
+        latency,
+        client_latency,
+        response_bytes,
+    };
+    let (five, seven) = (5 * MILLISECOND, 7 * MILLISECOND);
+    let all = [
+        expect("both", "ok", "no_response", five, UNKNOWN, 200),
+        expect("both", "ok", "ok", seven, seven, 200),
+        expect("both", "no_response", "no_response", UNKNOWN, UNKNOWN, 0),
+        expect("server", "ok", "", five, UNKNOWN, 200),
+        expect("client", "ok", "ok", seven, seven, 200),
+        expect("server", "ok", "", five, UNKNOWN, 200),
+        expect("client", "no_response", "no_response", UNKNOWN, UNKNOWN, 0),
+        expect("server", "ok", "", five, UNKNOWN, 200),
+        expect("client", "no_response", "no_response", UNKNOWN, UNKNOWN, 0),
+        expect("server", "ok", "", five, UNKNOWN, 200),
+        expect("client", "no_response", "no_response", UNKNOWN, UNKNOWN, 0),
+    ];
+    assert_eq!(client.query_raw(&rows(0, 600)).fetch_all::<Exchange>().await.unwrap(), all);
+    // Periods that part both ends' records of each exchange: it is in one of them.
+    let mut parts = Vec::new();
+    for turn in 0..8 {
+        let (begin, between, end) = (turn * 30, turn * 30 + 2, turn * 30 + 30);
+        for (from, to) in [(begin, between), (between, end)] {
+            parts.extend(client.query_raw(&rows(from, to)).fetch_all::<Exchange>().await.unwrap());
+        }
+    }
+    assert_eq!(parts.len(), all.len());
+    assert!(all.iter().all(|exchange| parts.contains(exchange)), "{parts:?}");
+    let calls = format!(
+        "SELECT client AS from, server AS to, requests, errors, seen_at_both_ends AS more \
+         FROM calls(from = toDateTime({}, 'UTC'), to = toDateTime({}, 'UTC'))",
+        past / SECOND,
+        past / SECOND + 600
+    );
+    assert_eq!(lines(&client, &calls).await, [line("shop/front", "shop/back", 11, 4, 3)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -88,13 +88,14 @@ const CALLS: [ViewColumn; 20] = [
     ("p99_ns", "UInt64", "ns", "99 % of them."),
 ];
 
-const EXCHANGES: [ViewColumn; 30] = [
+const EXCHANGES: [ViewColumn; 31] = [
     ("timestamp", "DateTime64(9, 'UTC')", "ns", "When the request began, by the server's sidecar if it saw it, else by the client's."),
     ("seen", "String", "", "both: at both ends; server, client: at one; inside: over lo, one record for both."),
     ("network_protocol_name", "LowCardinality(String)", "", "Protocol."),
     ("endpoint", "String", "", "As in red."),
-    ("status", "LowCardinality(String)", "", "As in requests."),
+    ("status", "LowCardinality(String)", "", "As in requests, at the end whose record counts."),
     ("error_type", "LowCardinality(String)", "", "As in requests."),
+    ("client_status", "String", "", "Status as the client's sidecar saw it; empty where it saw nothing, and over lo."),
     ("time_to_last_byte_ns", "UInt64", "ns", "Latency at the end whose record counts; 18446744073709551615 stands for unknown."),
     ("client_time_to_last_byte_ns", "UInt64", "ns", "Latency as the client's sidecar saw it; 18446744073709551615 stands for unknown."),
     ("request_bytes", "UInt64", "By", "TCP payload of the request."),
