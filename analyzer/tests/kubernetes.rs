@@ -296,6 +296,14 @@ async fn calls_are_counted_once_and_named_by_who_had_the_address_then() {
     let named =
         format!("SELECT count() FROM requests_named({period}) WHERE peer = 'shop/second' AND peer_k8s_workload_kind = 'Deployment'");
     assert_eq!(number(&client, &named).await, 33);
+    // A period that ends between the two owners covers the whole ten seconds, however they are asked for.
+    let (from, to) = (past / SECOND + 103, past / SECOND + 106);
+    let hands = format!(
+        "SELECT workload AS from, toString(covered_to - covered_from) AS to, requests, errors, \
+         toUInt64(round(requests_per_second * 10)) AS more \
+         FROM workloads(from = toDateTime({from}, 'UTC'), to = toDateTime({to}, 'UTC'))"
+    );
+    assert_eq!(lines(&client, &hands).await, [line("shop/first", "10", 2, 0, 2), line("shop/second", "10", 3, 0, 3)]);
 }
 
 #[derive(Debug, Row, Deserialize, PartialEq, Eq)]
@@ -395,6 +403,63 @@ async fn an_exchange_whose_answer_one_end_alone_saw_is_one() {
         past / SECOND + 600
     );
     assert_eq!(lines(&client, &calls).await, [line("shop/front", "shop/back", 11, 4, 3)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_period_covers_whole_tens_of_seconds() {
+    let mut bench = Bench::new("kubernetes-periods");
+    let url = bench.clickhouse();
+    let ports = Ports::free();
+    let client = Client::default().with_url(&url).with_database("podtap");
+    bench.analyzer(&url, &ports, &["--kubernetes=off"]);
+    ready(&ports).await;
+    let past = past();
+    store(&url).write_owners(owners(past).iter()).await.unwrap();
+    let mut back = Sidecar::new(2, "back-1", "back", "10.244.1.7");
+    for number in 0..600u64 {
+        let time = past + number * 100 * MILLISECOND;
+        back.saw(Side::Server, time, "10.244.0.5", Some((number, 1)), Status::Ok);
+        back.saw(Side::Client, time, DATABASE, Some((number, 2)), Status::Ok);
+    }
+    // A second ago, and beside the wall clock's own ten seconds.
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64;
+    back.saw(Side::Server, now - SECOND, "10.244.0.5", Some((9_000_000, 1)), Status::Ok);
+    deliver(&ports, &[back.batch(now)]).await.expect("acknowledged");
+    until("everything is stored", async || (number(&client, "SELECT sum(count) FROM red").await == 1_201).then_some(())).await;
+
+    // What has not happened yet is not divided by: of the running ten seconds no more than until now.
+    let clock = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let from = now / SECOND / 10 * 10 - 30;
+    let covered = async |to: u64| {
+        let sql = format!(
+            "SELECT toUInt64(toUnixTimestamp(covered_to)) FROM workloads(from = toDateTime({from}, 'UTC'), to = toDateTime({to}, 'UTC')) \
+             WHERE workload = 'shop/back' AND toUnixTimestamp(covered_from) = {from} \
+             AND requests_per_second = requests / (toUnixTimestamp(covered_to) - {from})"
+        );
+        number(&client, &sql).await
+    };
+    let to = clock();
+    let found = covered(to).await;
+    assert!(found >= to && found <= to.next_multiple_of(10).min(clock()), "{found} for {to}, at {}", clock());
+    assert_eq!(covered(4_102_444_805).await, 4_102_444_805, "a period that has not ended is as long as it will be");
+
+    // Ten requests a second, whatever the period's ends are. `more`: the rate, and what is covered of the past.
+    for (from, to, covered_from, covered_to) in [(10, 40, 10, 40), (13, 34, 10, 40), (19, 21, 10, 30)] {
+        let second = |second: u64| format!("toDateTime({}, 'UTC')", past / SECOND + second);
+        let period = format!("(from = {}, to = {})", second(from), second(to));
+        let requests = (covered_to - covered_from) * 10;
+        let sql = format!(
+            "SELECT workload AS from, \
+             concat(toString(toUnixTimestamp(covered_from) - {0}), ' to ', toString(toUnixTimestamp(covered_to) - {0})) AS to, \
+             requests, errors, toUInt64(requests_per_second * 1000) AS more FROM workloads{period}",
+            past / SECOND
+        );
+        let covered = format!("{covered_from} to {covered_to}");
+        let expect = ["shop/back", "shop/db"].map(|name| line(name, &covered, requests, 0, 10_000));
+        assert_eq!(lines(&client, &sql).await, expect, "{from} to {to}");
+        let named = format!("SELECT sum(count) FROM red_named{period} WHERE peer_kind = 'pod'");
+        assert_eq!(number(&client, &named).await, 2 * requests, "{from} to {to}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -95,7 +95,7 @@ pub struct Figures {
     pub called_by: Vec<String>,
     /// Exchanges.
     pub count: u64,
-    /// Exchanges a second over the period.
+    /// Exchanges a second, by the whole windows that the period touches, the running one up to now.
     pub rate: f64,
     /// Exchanges that failed by the server's fault or had no answer.
     pub errors: u64,

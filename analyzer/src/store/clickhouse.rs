@@ -423,7 +423,8 @@ impl ClickHouse {
             Question::Version => Ok(Answer::Version(self.bare.query("SELECT version()").fetch_one().await?)),
             Question::Figures(of) => {
                 let rows = self.query(&questions::figures(of)).fetch_all::<FiguresRow>().await?;
-                Ok(Answer::Figures(rows.into_iter().map(|row| questions::figures_view(row, of.period)).collect()))
+                let seconds = questions::covered_seconds(of.period, now_ns());
+                Ok(Answer::Figures(rows.into_iter().map(|row| questions::figures_view(row, seconds)).collect()))
             }
             Question::Alarms(of) => {
                 let rows = self.query(&questions::alarms(of)).fetch_all::<AlarmRow>().await?;
@@ -433,10 +434,14 @@ impl ClickHouse {
     }
 }
 
+fn now_ns() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_nanos());
+    u64::try_from(now).unwrap_or(u64::MAX)
+}
+
 /// A version that nobody else computes with: the time, its lowest bits random, and above the one before in any case.
 fn new_version(before: u64) -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_nanos());
-    let now = u64::try_from(now).unwrap_or(u64::MAX).max(before.saturating_add(1 << 20));
+    let now = now_ns().max(before.saturating_add(1 << 20));
     // Without randomness two analyzers would have to begin within the same nanosecond to meet.
     let random = getrandom::u32().unwrap_or(now as u32);
     now & !0xf_ffff | u64::from(random & 0xf_ffff)

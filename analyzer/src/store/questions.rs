@@ -5,6 +5,7 @@
 use clickhouse::Row;
 use serde::Deserialize;
 
+use crate::aggregate::window::WINDOW_SECONDS;
 use crate::alarm::state::{Alarm, Notified, Phase, Target};
 use crate::query::{AlarmsOf, EndpointScope, Figures, FiguresOf, Kind, MAX_LIMIT, Order, Period};
 
@@ -93,15 +94,23 @@ pub fn figures(of: &FiguresOf) -> Statement {
     Statement { sql, texts }
 }
 
+/// Seconds that the rows of [`figures`] cover: whole windows, the running one up to now.
+pub fn covered_seconds(period: Period, now_ns: u64) -> f64 {
+    let (second, window) = (1_000_000_000, u64::from(WINDOW_SECONDS) * 1_000_000_000);
+    let from_ns = u64::from(crate::aggregate::window::start(period.from_ns)) * second;
+    let to_ns = period.to_ns.div_ceil(window).saturating_mul(window).min(period.to_ns.max(now_ns));
+    Period { from_ns, to_ns }.seconds()
+}
+
 /// A row as a view.
-pub fn figures_view(row: FiguresRow, period: Period) -> Figures {
+pub fn figures_view(row: FiguresRow, seconds: f64) -> Figures {
     Figures {
         service: row.service,
         endpoint: row.endpoint,
         protocols: row.protocols,
         called_by: row.called_by,
         count: row.requests,
-        rate: row.requests as f64 / period.seconds(),
+        rate: row.requests as f64 / seconds,
         errors: row.failed,
         error_share: if row.requests == 0 { 0.0 } else { row.failed as f64 / row.requests as f64 },
         p50_ns: row.p50,
@@ -182,5 +191,26 @@ pub fn alarm_view(row: AlarmRow) -> Alarm {
         breaches: row.breaches,
         notified: Notified::from_name(&row.notified),
         version: row.version,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_by_whole_windows_and_the_running_one_up_to_now() {
+        let check = |from: f64, to: f64, now: f64, expect: f64| {
+            let ns = |seconds: f64| (1_700_000_000.0 + seconds) as u64 * 1_000_000_000;
+            assert_eq!(covered_seconds(Period { from_ns: ns(from), to_ns: ns(to) }, ns(now)), expect, "{from} to {to} at {now}");
+        };
+        check(0.0, 60.0, 3_600.0, 60.0);
+        check(7.0, 61.0, 3_600.0, 70.0);
+        check(7.0, 8.0, 3_600.0, 10.0);
+        check(7.0, 61.0, 61.0, 61.0);
+        check(7.0, 61.0, 66.0, 66.0);
+        // A period that has not ended is as long as it will be.
+        check(0.0, 95.0, 61.0, 95.0);
+        assert!(covered_seconds(Period { from_ns: 0, to_ns: u64::MAX }, 0) > 1e10);
     }
 }

@@ -132,15 +132,15 @@ const EXCHANGES: [ViewColumn; 31] = [
     ("request_id", "String", "", "As in requests."),
 ];
 
-const WORKLOADS: [ViewColumn; 15] = [
+const WORKLOADS: [ViewColumn; 17] = [
     ("workload", "String", "", "The service that its sidecar names, else namespace and workload, else address and port."),
     ("k8s_namespace_name", "String", "", "Its namespace."),
     ("k8s_workload_kind", "String", "", "Its kind; Service or Node where it is one; empty where nothing is known of the address."),
     ("k8s_workload_name", "String", "", "Its name."),
     ("network_protocol_name", "LowCardinality(String)", "", "Protocol of the exchanges."),
     ("counted_at", "String", "", "server: by its own pods' sidecars; client: by its callers', because it has none."),
-    ("requests", "UInt64", "1", "Exchanges that began in the period."),
-    ("requests_per_second", "Float64", "1/s", "By the length of the period."),
+    ("requests", "UInt64", "1", "Exchanges that began in what is covered."),
+    ("requests_per_second", "Float64", "1/s", "By the length of what is covered."),
     ("errors", "UInt64", "1", "Of these with status server_error or no_response."),
     ("error_share", "Float64", "1", "errors of requests."),
     ("time_to_last_byte_ns_buckets", "Map(UInt16, UInt64)", "1", "Known latencies: bucket index to count; merge with sumMap."),
@@ -148,6 +148,8 @@ const WORKLOADS: [ViewColumn; 15] = [
     ("p50_ns", "UInt64", "ns", "Half of the known latencies are at most that."),
     ("p95_ns", "UInt64", "ns", "95 % of them."),
     ("p99_ns", "UInt64", "ns", "99 % of them."),
+    ("covered_from", "DateTime('UTC')", "s", "Begin of the first ten seconds that count: from, rounded down."),
+    ("covered_to", "DateTime('UTC')", "s", "End of the last ones: to, rounded up, but not beyond now if to is not."),
 ];
 
 const CONTAINER_USAGE: [ViewColumn; 23] = [

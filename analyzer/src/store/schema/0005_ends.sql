@@ -116,3 +116,83 @@ FROM
 ) AS record
 GLOBAL ASOF LEFT JOIN {database}.addresses AS from_owner ON record.client_address = from_owner.address AND record.timestamp >= from_owner.valid_from
 GLOBAL ASOF LEFT JOIN {database}.addresses AS to_owner ON record.called_address = to_owner.address AND record.timestamp >= to_owner.valid_from;
+
+-- Figures are kept in rows of ten seconds: a period covers each of them that it touches.
+-- red with the peer named, where one owner alone had its address in the ten seconds; changed_hands says where more did: ask requests_named.
+CREATE OR REPLACE VIEW {database}.red_named AS
+SELECT figures.*, peer_owner.valid_to > figures.window AS held, held AND peer_owner.previous_valid_to > figures.window AS changed_hands,
+    held AND NOT changed_hands AS owned,
+    if(owned, peer_owner.owner, toString(figures.peer)) AS peer_owner_name, if(owned, toString(peer_owner.kind), '') AS peer_kind,
+    if(owned, toString(peer_owner.k8s_namespace_name), '') AS peer_k8s_namespace_name,
+    if(owned, peer_owner.workload_kind, '') AS peer_k8s_workload_kind, if(owned, peer_owner.workload_name, '') AS peer_k8s_workload_name,
+    if(owned, peer_owner.name, '') AS peer_name, if(owned, peer_owner.uid, '') AS peer_uid, if(owned, peer_owner.backends, []) AS peer_backends
+FROM
+(
+    SELECT *, if(side = 'client', toString(server_address), toString(peer)) AS peer_address, toDateTime64(window + 10, 3, 'UTC') AS window_end
+    FROM {database}.red
+    WHERE window >= toStartOfInterval({from:DateTime('UTC')}, INTERVAL 10 SECOND) AND window < {to:DateTime('UTC')}
+) AS figures
+GLOBAL ASOF LEFT JOIN {database}.addresses AS peer_owner ON figures.peer_address = peer_owner.address AND figures.window_end > peer_owner.valid_from;
+
+-- Workloads whose own pods' server side has figures in a period, and those pods.
+CREATE OR REPLACE VIEW {database}.watched_workloads AS
+SELECT DISTINCT k8s_namespace_name, workload_kind, workload_name
+FROM
+(
+    SELECT toString(k8s_namespace_name) AS k8s_namespace_name, toString(k8s_workload_kind) AS workload_kind, toString(k8s_workload_name) AS workload_name
+    FROM {database}.red
+    WHERE window >= toStartOfInterval({from:DateTime('UTC')}, INTERVAL 10 SECOND) AND window < {to:DateTime('UTC')} AND side IN ('server', 'both') AND k8s_workload_name != ''
+    UNION ALL
+    SELECT toString(k8s_namespace_name), workload_kind, workload_name
+    FROM {database}.addresses
+    WHERE kind = 'pod' AND uid GLOBAL IN
+    (
+        SELECT toString(k8s_pod_uid) FROM {database}.red
+        WHERE window >= toStartOfInterval({from:DateTime('UTC')}, INTERVAL 10 SECOND) AND window < {to:DateTime('UTC')} AND side IN ('server', 'both') AND k8s_pod_uid != ''
+    )
+);
+
+-- Rate, errors, latency of each workload: the server side of its own pods; what its callers saw only where it has none. The rate is by what the rows
+-- cover: whole tens of seconds, the running ones up to now. SELECT * FROM workloads(from = '...', to = '...').
+CREATE OR REPLACE VIEW {database}.workloads AS
+SELECT argMax(text, counted_at = 'server') AS workload, k8s_namespace_name, k8s_workload_kind, k8s_workload_name, network_protocol_name, counted_at,
+    sum(requests_counted) AS requests,
+    requests / greatest(toUnixTimestamp(covered_to) - toUnixTimestamp(covered_from), 1) AS requests_per_second,
+    sum(errors_counted) AS errors, errors / requests AS error_share, sumMap(buckets) AS time_to_last_byte_ns_buckets,
+    max(longest) AS time_to_last_byte_ns_max, podtap_quantile(0.5, time_to_last_byte_ns_buckets) AS p50_ns,
+    podtap_quantile(0.95, time_to_last_byte_ns_buckets) AS p95_ns, podtap_quantile(0.99, time_to_last_byte_ns_buckets) AS p99_ns,
+    toStartOfInterval({from:DateTime('UTC')}, INTERVAL 10 SECOND) AS covered_from,
+    least(toStartOfInterval({to:DateTime('UTC')} + 9, INTERVAL 10 SECOND), greatest({to:DateTime('UTC')}, now('UTC'))) AS covered_to
+FROM
+(
+    SELECT toString(service_name) AS text, toString(k8s_namespace_name) AS k8s_namespace_name, toString(k8s_workload_kind) AS k8s_workload_kind,
+        toString(k8s_workload_name) AS k8s_workload_name, network_protocol_name, 'server' AS counted_at, count AS requests_counted,
+        errors AS errors_counted, time_to_last_byte_ns_buckets AS buckets, time_to_last_byte_ns_max AS longest
+    FROM {database}.red
+    WHERE window >= toStartOfInterval({from:DateTime('UTC')}, INTERVAL 10 SECOND) AND window < {to:DateTime('UTC')} AND side IN ('server', 'both')
+    UNION ALL
+    SELECT peer_owner_name, peer_k8s_namespace_name, peer_k8s_workload_kind, peer_k8s_workload_name, network_protocol_name, 'client', count, errors,
+        time_to_last_byte_ns_buckets, time_to_last_byte_ns_max
+    FROM {database}.red_named(from = {from:DateTime('UTC')}, to = {to:DateTime('UTC')})
+    WHERE side = 'client' AND NOT changed_hands
+        AND (peer_k8s_namespace_name, peer_k8s_workload_kind, peer_k8s_workload_name)
+            GLOBAL NOT IN (SELECT * FROM {database}.watched_workloads(from = {from:DateTime('UTC')}, to = {to:DateTime('UTC')}))
+        AND NOT hasAny(arrayMap(backend -> (peer_k8s_namespace_name, backend.1, backend.2), peer_backends),
+            (SELECT groupArray((k8s_namespace_name, workload_kind, workload_name)) FROM {database}.watched_workloads(from = {from:DateTime('UTC')}, to = {to:DateTime('UTC')})))
+    UNION ALL
+    SELECT peer, peer_k8s_namespace_name, peer_k8s_workload_kind, peer_k8s_workload_name, network_protocol_name, 'client', toUInt64(1),
+        toUInt64(status IN ('server_error', 'no_response')),
+        if(time_to_last_byte_ns = 18446744073709551615, map(), map(podtap_bucket(time_to_last_byte_ns), toUInt64(1))),
+        if(time_to_last_byte_ns = 18446744073709551615, 0, time_to_last_byte_ns)
+    FROM {database}.requests_named(
+        from = (SELECT if(count() = 0, {to:DateTime('UTC')}, min(window)) FROM {database}.red_named(from = {from:DateTime('UTC')}, to = {to:DateTime('UTC')}) WHERE side = 'client' AND changed_hands),
+        to = toStartOfInterval({to:DateTime('UTC')} + 9, INTERVAL 10 SECOND))
+    WHERE side = 'client' AND (server_address, toStartOfInterval(timestamp, INTERVAL 10 SECOND)) GLOBAL IN
+        (
+            SELECT peer_address, window FROM {database}.red_named(from = {from:DateTime('UTC')}, to = {to:DateTime('UTC')})
+            WHERE side = 'client' AND changed_hands
+        )
+        AND (peer_k8s_namespace_name, peer_k8s_workload_kind, peer_k8s_workload_name)
+            GLOBAL NOT IN (SELECT * FROM {database}.watched_workloads(from = {from:DateTime('UTC')}, to = {to:DateTime('UTC')}))
+)
+GROUP BY k8s_namespace_name, k8s_workload_kind, k8s_workload_name, if(k8s_workload_name = '', text, ''), network_protocol_name, counted_at;
