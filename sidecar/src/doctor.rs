@@ -1,13 +1,25 @@
-//! `podtap-sidecar doctor`: what this kernel, these capabilities and this network namespace allow, with a remedy for what they do not.
+//! `podtap-sidecar doctor`: what this kernel, these capabilities and this network namespace allow, with a remedy for what they do not, and
+//! whether `run` would start with the same settings.
+//!
+//! Guarantee: what `run` refuses at its start is an error here. One misuse: taking it for a look at the far side, which nobody is asked.
 
 use std::fmt::Write as _;
+use std::io::{self, Read, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::thread::CapabilitySet;
 
 use crate::capabilities;
 use crate::capture::interfaces::{self, Interface};
 use crate::capture::{CaptureError, ebpf, libpcap};
+use crate::config::{Settings, SourceChoice};
+use crate::eventloop;
+use crate::transport::spool;
+
+/// How long a program that has the admin port may take to say who it is.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,32 +42,35 @@ pub struct Check {
     /// What was found.
     pub found: String,
     /// What to do about it, one line; empty when there is nothing to do.
-    pub remedy: &'static str,
+    pub remedy: String,
 }
 
-fn check(name: &'static str, outcome: Outcome, found: impl Into<String>, remedy: &'static str) -> Check {
-    Check { name, outcome, found: found.into(), remedy: if outcome == Outcome::Ok { "" } else { remedy } }
+fn check(name: &'static str, outcome: Outcome, found: impl Into<String>, remedy: impl Into<String>) -> Check {
+    let remedy = if outcome == Outcome::Ok { String::new() } else { remedy.into() };
+    Check { name, outcome, found: found.into(), remedy }
 }
 
-/// Makes all checks.
-pub fn examine() -> Vec<Check> {
+/// Makes all checks, for settings that are right as far as settings can be.
+pub fn examine(settings: &Settings) -> Vec<Check> {
     let listed = interfaces::list();
     let mut checks = vec![kernel(), btf(), unprivileged_bpf(), lockdown(), no_new_privileges(), file_capability()];
     checks.extend([seccomp(), memlock(), descriptors()]);
-    checks.extend(granted());
+    checks.extend(capabilities_for(settings.source, &Held::by_this_process()));
     checks.push(check("libpcap", Outcome::Ok, libpcap::library_version(), ""));
     match listed {
         Ok(list) => {
             checks.push(interface_list(&list));
             if let Some(interface) = list.iter().find(|interface| interface.up && interface.link_type().is_some()) {
-                checks.push(pcap_source(interface));
-                checks.push(ebpf_source(interface));
+                checks.push(pcap_source(interface, settings.source));
+                checks.push(ebpf_source(interface, settings.source));
             }
         }
         Err(error) => {
             checks.push(check("interfaces", Outcome::Error, error.to_string(), "the process must be allowed to ask the kernel (netlink)"))
         }
     }
+    checks.extend([source(settings), admin_port(settings.admin_listen)]);
+    checks.extend(settings.spool_dir.as_ref().map(|directory| spool_directory(&directory.0)));
     checks
 }
 
@@ -158,32 +173,82 @@ fn descriptors() -> Check {
     check("open files", outcome, limit.to_string(), "raise the limit to 256 or more (ulimit -n)")
 }
 
-fn granted() -> Vec<Check> {
-    let bits = |name| status(name).and_then(|text| u64::from_str_radix(&text, 16).ok()).unwrap_or_default();
-    let set = |name| CapabilitySet::from_bits_retain(bits(name));
-    let (effective, bounding) = (set("CapEff"), set("CapBnd"));
-    [
-        (
-            "CAP_NET_RAW",
-            CapabilitySet::NET_RAW,
-            Outcome::Error,
-            "add NET_RAW to securityContext.capabilities.add (every live source needs it)",
-        ),
-        ("CAP_BPF", CapabilitySet::BPF, Outcome::Warning, "add BPF to use source ebpf; source pcap works without"),
-        ("CAP_PERFMON", CapabilitySet::PERFMON, Outcome::Warning, "not needed by the socket filter; sources that trace processes need it"),
-        ("CAP_NET_ADMIN", CapabilitySet::NET_ADMIN, Outcome::Warning, "not needed; some kernels want it for eBPF programs of the network"),
-    ]
-    .into_iter()
-    .map(|(name, one, otherwise, remedy)| {
-        if effective.contains(one) {
-            check(name, Outcome::Ok, "effective", "")
-        } else if bounding.contains(one) {
-            check(name, otherwise, "missing: in the bounding set, but not given to this program (see file capability)", remedy)
-        } else {
-            check(name, otherwise, "missing: not in the bounding set", remedy)
+/// The capabilities of a process, and what decides about them.
+#[derive(Clone, Copy)]
+struct Held {
+    effective: CapabilitySet,
+    permitted: CapabilitySet,
+    bounding: CapabilitySet,
+    of_binary: CapabilitySet,
+    root: bool,
+    no_new_privileges: bool,
+}
+
+impl Held {
+    fn by_this_process() -> Self {
+        let bits = |name| status(name).and_then(|text| u64::from_str_radix(&text, 16).ok()).unwrap_or_default();
+        let set = |name| CapabilitySet::from_bits_retain(bits(name));
+        Self {
+            effective: set("CapEff"),
+            permitted: set("CapPrm"),
+            bounding: set("CapBnd"),
+            of_binary: capabilities::of_binary().unwrap_or(CapabilitySet::empty()),
+            root: rustix::process::geteuid().is_root(),
+            no_new_privileges: status("NoNewPrivs").as_deref() == Some("1"),
         }
-    })
-    .collect()
+    }
+
+    /// Why a capability is missing, and what gives it.
+    fn missing(&self, one: CapabilitySet, name: &str) -> (&'static str, String) {
+        if !self.bounding.contains(one) {
+            return ("missing: not in the bounding set: nobody granted it", format!("add {name} to securityContext.capabilities.add"));
+        }
+        if self.permitted.contains(one) {
+            return (
+                "missing: permitted, but it could not be raised",
+                "a security module or seccomp refuses capset(2); allow it".to_owned(),
+            );
+        }
+        if !self.root && !self.of_binary.contains(one) {
+            let remedy = "setcap cap_net_raw,cap_bpf+p on the binary (some image tools drop the attribute), or run as user 0";
+            return ("missing: in the bounding set, but the binary's file capability does not have it", remedy.to_owned());
+        }
+        if self.no_new_privileges {
+            let remedy = "with no_new_privs a program gets only what its starter had permitted: give that to the starter, as container \
+                          runtimes do for capabilities.add, or set allowPrivilegeEscalation: true";
+            return ("missing: in the bounding set, but withheld at the start by no_new_privs", remedy.to_owned());
+        }
+        let remedy = "is the binary on a file system that is mounted nosuid, or the process in another user namespace?";
+        ("missing: in the bounding set, but withheld at the start of the program", remedy.to_owned())
+    }
+}
+
+fn capabilities_for(source: SourceChoice, held: &Held) -> Vec<Check> {
+    let net_raw = if source == SourceChoice::File { Outcome::Warning } else { Outcome::Error };
+    let bpf = if source == SourceChoice::Ebpf { Outcome::Error } else { Outcome::Warning };
+    let needed = [
+        ("CAP_NET_RAW", CapabilitySet::NET_RAW, net_raw, "NET_RAW", " (every live source needs it)"),
+        ("CAP_BPF", CapabilitySet::BPF, bpf, "BPF", " (source ebpf needs it; source pcap works without)"),
+    ];
+    let others = [
+        ("CAP_PERFMON", CapabilitySet::PERFMON, "not needed by the socket filter; sources that trace processes need it"),
+        ("CAP_NET_ADMIN", CapabilitySet::NET_ADMIN, "not needed; some kernels want it for eBPF programs of the network"),
+    ];
+    let mut checks = Vec::new();
+    for (name, one, otherwise, short, wants) in needed {
+        let (found, remedy) = held.missing(one, short);
+        checks.push(match held.effective.contains(one) {
+            true => check(name, Outcome::Ok, "effective", ""),
+            false => check(name, otherwise, found, remedy + wants),
+        });
+    }
+    for (name, one, remedy) in others {
+        checks.push(match held.effective.contains(one) {
+            true => check(name, Outcome::Ok, "effective", ""),
+            false => check(name, Outcome::Warning, "missing", remedy),
+        });
+    }
+    checks
 }
 
 fn interface_list(list: &[Interface]) -> Check {
@@ -209,14 +274,77 @@ fn tried(name: &'static str, tried: Result<(), CaptureError>, otherwise: Outcome
     }
 }
 
-fn pcap_source(interface: &Interface) -> Check {
+fn pcap_source(interface: &Interface, source: SourceChoice) -> Check {
     let outcome = libpcap::open(std::slice::from_ref(interface), None, 1 << 20).map(drop);
-    tried("source pcap", outcome, Outcome::Error, "add NET_RAW to securityContext.capabilities.add")
+    let otherwise = if matches!(source, SourceChoice::Pcap | SourceChoice::Auto) { Outcome::Error } else { Outcome::Warning };
+    let remedy = match outcome {
+        Err(CaptureError::NoPermission { .. }) => "see CAP_NET_RAW above",
+        _ => "libpcap says why; `ip link` shows the interfaces",
+    };
+    tried("source pcap", outcome, otherwise, remedy)
 }
 
-fn ebpf_source(interface: &Interface) -> Check {
+fn ebpf_source(interface: &Interface, source: SourceChoice) -> Check {
+    let otherwise = if source == SourceChoice::Ebpf { Outcome::Error } else { Outcome::Warning };
     let remedy = "build with `cargo xtask ebpf` and give CAP_BPF and CAP_NET_RAW; `--source auto` uses pcap meanwhile";
-    tried("source ebpf", ebpf::probe(interface), Outcome::Warning, remedy)
+    tried("source ebpf", ebpf::probe(interface), otherwise, remedy)
+}
+
+/// What the settings ask for, opened as `run` opens it: interfaces, filter, sizes, file.
+fn source(settings: &Settings) -> Check {
+    const NAME: &str = "source of the settings";
+    match eventloop::try_source(settings) {
+        Ok(what) => check(NAME, Outcome::Ok, what, ""),
+        Err(failure) => {
+            check(NAME, Outcome::Error, failure.message, "`podtap-sidecar run` would end with this; `config show` has the settings")
+        }
+    }
+}
+
+fn admin_port(address: SocketAddr) -> Check {
+    const NAME: &str = "admin_listen";
+    match TcpListener::bind(address) {
+        Ok(_) => check(NAME, Outcome::Ok, format!("{address} is free"), ""),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_sidecar(address) => {
+            check(NAME, Outcome::Ok, format!("{address} is a running sidecar's"), "")
+        }
+        Err(error) => {
+            let found = format!("cannot listen on {address}: {error}");
+            check(NAME, Outcome::Error, found, "choose another address by --admin-listen (PODTAP_ADMIN_LISTEN)")
+        }
+    }
+}
+
+/// Whether the program that has an address says that it is a sidecar.
+fn is_sidecar(mut address: SocketAddr) -> bool {
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() { std::net::Ipv4Addr::LOCALHOST.into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
+    }
+    let asked = TcpStream::connect_timeout(&address, ANSWER_LIMIT).and_then(|mut stream| {
+        stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+        stream.set_write_timeout(Some(ANSWER_LIMIT))?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut answer = Vec::new();
+        stream.take(1 << 20).read_to_end(&mut answer)?;
+        Ok(String::from_utf8_lossy(&answer).contains("podtap_packets_received"))
+    });
+    // Who does not answer is another.
+    asked.unwrap_or(false)
+}
+
+fn spool_directory(directory: &Path) -> Check {
+    const NAME: &str = "spool_dir";
+    match spool::examine(directory) {
+        Ok(true) => check(NAME, Outcome::Ok, format!("{} can be written", directory.display()), ""),
+        Ok(false) => {
+            let remedy = "batches that memory has no room for would be lost; let this user write to it";
+            check(NAME, Outcome::Warning, format!("{} cannot be written", directory.display()), remedy)
+        }
+        Err(error) => {
+            let found = format!("{}: {error}", directory.display());
+            check(NAME, Outcome::Error, found, "choose a folder that can be made or read by --spool-dir (PODTAP_SPOOL_DIR)")
+        }
+    }
 }
 
 /// The lines for people.
@@ -267,17 +395,57 @@ pub fn worst(checks: &[Check]) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Layer;
 
     #[test]
     fn every_check_that_is_not_in_order_has_a_remedy_of_one_line() {
-        let checks = examine();
+        let over = Layer { spool_dir: Some("/dev/null/x".parse().unwrap()), ..Layer::default() };
+        let checks = examine(&Settings::resolve(over, Layer::default()));
         for check in &checks {
             assert_eq!(check.outcome == Outcome::Ok, check.remedy.is_empty(), "{check:?}");
             assert_eq!(check.remedy.lines().count(), usize::from(!check.remedy.is_empty()));
         }
-        for name in ["kernel", "CAP_NET_RAW", "libpcap", "interfaces"] {
+        for name in ["kernel", "CAP_NET_RAW", "libpcap", "interfaces", "source of the settings", "admin_listen", "spool_dir"] {
             assert!(checks.iter().any(|check| check.name == name), "{name}");
         }
         assert_eq!(json(&checks)["checks"].as_array().unwrap().len(), checks.len());
+        assert_eq!(worst(&checks), Outcome::Error, "a file is no folder");
+    }
+
+    #[test]
+    fn a_missing_capability_has_the_remedy_of_its_cause() {
+        let (some, none) = (CapabilitySet::NET_RAW, CapabilitySet::empty());
+        let held = Held { effective: none, permitted: none, bounding: some, of_binary: none, root: false, no_new_privileges: true };
+        let check = |held: &Held, found: &str, remedy: &str| {
+            let checks = capabilities_for(SourceChoice::Pcap, held);
+            assert_eq!((checks[0].name, checks[0].outcome), ("CAP_NET_RAW", Outcome::Error));
+            assert!(checks[0].found.contains(found) && checks[0].remedy.contains(remedy), "{:?}", checks[0]);
+        };
+        // The pod did not grant it, whatever else is missing.
+        check(&Held { bounding: none, ..held }, "not in the bounding set", "add NET_RAW to securityContext.capabilities.add");
+        check(&Held { bounding: none, root: true, of_binary: some, ..held }, "not in the bounding set", "capabilities.add");
+        // It did, but the binary lost its attribute.
+        check(&held, "file capability does not have it", "setcap cap_net_raw,cap_bpf+p");
+        check(&Held { no_new_privileges: false, ..held }, "file capability does not have it", "run as user 0");
+        // It has the attribute, which no_new_privs holds down.
+        check(&Held { of_binary: some, ..held }, "no_new_privs", "allowPrivilegeEscalation");
+        check(&Held { root: true, ..held }, "no_new_privs", "allowPrivilegeEscalation");
+        check(&Held { of_binary: some, no_new_privileges: false, ..held }, "at the start of the program", "nosuid");
+        check(&Held { permitted: some, ..held }, "could not be raised", "capset");
+        let fine = capabilities_for(SourceChoice::Ebpf, &Held { effective: some, permitted: some, ..held });
+        assert_eq!((fine[0].outcome, fine[1].outcome), (Outcome::Ok, Outcome::Error), "source ebpf needs CAP_BPF");
+        assert_eq!(capabilities_for(SourceChoice::File, &held)[0].outcome, Outcome::Warning);
+    }
+
+    #[test]
+    fn an_admin_port_is_free_or_somebody_elses() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let silent = std::thread::spawn(move || drop(listener.accept().unwrap()));
+        let found = admin_port(address);
+        assert_eq!(found.outcome, Outcome::Error, "{found:?}");
+        assert!(found.found.contains("in use"), "{found:?}");
+        silent.join().unwrap();
+        assert_eq!(admin_port("127.0.0.1:0".parse().unwrap()).outcome, Outcome::Ok);
     }
 }

@@ -293,6 +293,16 @@ pub fn check(settings: &Settings) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Opens the source that the settings ask for and closes it again; says what it was. Standard input is left alone, which can be read
+/// only once.
+pub fn try_source(settings: &Settings) -> Result<String, Failure> {
+    if settings.read.as_deref() == Some("-") {
+        return Ok("standard input, not tried".to_owned());
+    }
+    let capture = open(settings, &[], &Telemetry::new())?;
+    Ok(format!("{} opened and closed again", capture.source.kind().as_str()))
+}
+
 /// The sidecar's main job: capture, decode, send. Ends on SIGTERM or SIGINT, or when a file was read and all of it is acknowledged. With
 /// `keep_trying` no failure ends it.
 pub fn run(settings: &Settings) -> Result<(), Failure> {

@@ -69,8 +69,10 @@ A line that is not such an object ends it with exit code 65 and the line's numbe
         #[arg(default_value = "-", value_name = "FILE")]
         file: PathBuf,
     },
-    /// Say what this kernel, these capabilities and this network namespace allow.
+    /// Say what this kernel, these capabilities and this network namespace allow, and whether `run` would start with the same settings.
     Doctor {
+        #[command(flatten)]
+        layer: Layer,
         /// How the result looks.
         #[arg(short, long, value_enum, default_value = "text")]
         output: DoctorOutput,
@@ -199,7 +201,12 @@ fn execute(cli: Cli, matches: &ArgMatches) -> Result<(), Failure> {
             eventloop::print(&settings, &PrintOptions { json, quiet, stats, colour, conditions })
         }
         Command::Fingerprint { file } => fingerprint::file(&file),
-        Command::Doctor { output, strict } => examine(output, strict),
+        Command::Doctor { layer, output, strict } => {
+            let (settings, _) = settings(config, layer)?;
+            log_filter(&settings)?;
+            eventloop::check(&settings)?;
+            examine(&settings, output, strict)
+        }
         Command::Config { action: ConfigAction::Check { layer } } => {
             let (settings, _) = settings(config, layer)?;
             log_filter(&settings)?;
@@ -245,8 +252,8 @@ fn say(text: &str) -> Result<(), Failure> {
     }
 }
 
-fn examine(output: DoctorOutput, strict: bool) -> Result<(), Failure> {
-    let checks = doctor::examine();
+fn examine(settings: &Settings, output: DoctorOutput, strict: bool) -> Result<(), Failure> {
+    let checks = doctor::examine(settings);
     match output {
         DoctorOutput::Text => say(&doctor::lines(&checks))?,
         DoctorOutput::Json => say(&format!("{}\n", doctor::json(&checks)))?,

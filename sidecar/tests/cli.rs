@@ -101,6 +101,59 @@ fn wrong_usage_and_wrong_configuration() {
     check(&["run", "-i", "lo", "--grpc-endpoint", "analyzer", "--admin-listen", "127.0.0.1:0", "-r", "x"], 78, "exclude each other");
 }
 
+/// Standard output, exit code and standard error of `doctor`.
+fn doctor(arguments: &[&str]) -> (String, i32, String) {
+    let output = run(&[&["doctor"], arguments].concat());
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (text(output.stdout), output.status.code().unwrap(), text(output.stderr))
+}
+
+#[test]
+fn doctor_refuses_what_run_refuses_and_in_the_same_words() {
+    let wrong = Scratch::new("doctor.yaml", b"soruce: pcap\n");
+    let file = Scratch::new("doctor.pcap", &capture(1));
+    for arguments in [
+        &["--config", "/no/such/file"][..],
+        &["--config", wrong.path()],
+        &["--source", "epbf"],
+        &["--source", "file"],
+        &["--log-level", "podtap=loud"],
+        &["--grpc-endpoint", "analyzer", "-r", file.path()],
+        &["-i", "lo", "-f", "tcp prot 80"],
+        &["--ring-bytes", "1"],
+        &["--transport", "kafka", "--kafka-option", "no.such.option=1", "-r", file.path()],
+    ] {
+        let (found, code, error) = doctor(arguments);
+        let starts = run(&[&["run", "--admin-listen", "127.0.0.1:0"], arguments].concat());
+        assert_eq!((code, found.as_str()), (78, ""), "{arguments:?}: {error}");
+        let expect = String::from_utf8(starts.stderr).unwrap();
+        let last = |text: &str| text.lines().find(|line| line.contains("podtap-sidecar:") || line.contains("error:")).map(str::to_owned);
+        assert_eq!((starts.status.code(), last(&expect)), (Some(78), last(&error)), "{arguments:?}");
+    }
+    let output = sidecar(&["doctor"]).env("PODTAP_SOURCE", "epbf").output().unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("PODTAP_SOURCE"), "{output:?}");
+
+    let free = "--admin-listen=127.0.0.1:0";
+    let says = |arguments: &[&str], line: &str| {
+        let (found, code, error) = doctor(arguments);
+        assert!(found.lines().any(|found| found.starts_with(line)), "{arguments:?}: {line:?} is not in\n{found}{error}");
+        (found, code)
+    };
+    assert_eq!(says(&[free, "-i", "nosuch0"], "× source of the settings: no interface \"nosuch0\"").1, 1);
+    assert_eq!(says(&[free, "-r", "/no/such/file"], "× source of the settings: cannot read /no/such/file").1, 1);
+    assert_eq!(says(&[free, "--spool-dir", "/dev/null/spool"], "× spool_dir: /dev/null/spool: Not a directory").1, 1);
+    says(&[free, "-r", file.path()], "√ source of the settings: file opened");
+    let folder = std::env::temp_dir();
+    says(&[free, "--spool-dir", folder.to_str().unwrap()], "√ spool_dir:");
+    assert!(!folder.join("not-there").exists());
+    says(&[free, "--spool-dir", folder.join("not-there/spool").to_str().unwrap()], "√ spool_dir:");
+    assert!(!folder.join("not-there").exists(), "doctor makes nothing");
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = format!("--admin-listen={}", other.local_addr().unwrap());
+    assert_eq!(says(&[&listen], "× admin_listen: cannot listen on 127.0.0.1:").1, 1);
+}
+
 #[test]
 fn what_cannot_be_read() {
     check(&["print", "-r", "/no/such/file"], 66, "No such file");
@@ -232,6 +285,8 @@ fn a_sidecar_that_keeps_trying_lives_and_says_what_is_wrong() {
     check(&["run", "-i", "no-such-interface", &listen], 69, "no-such-interface");
     let mut child = sidecar(&["run", "-i", "no-such-interface", "--keep-trying", &listen]).stderr(Stdio::null()).spawn().unwrap();
     assert!(get(&address, "/healthz").starts_with("HTTP/1.1 200"));
+    let (found, _, _) = doctor(&[&listen]);
+    assert!(found.contains("√ admin_listen: ") && found.contains(" is a running sidecar's"), "{found}");
     let ready = get(&address, "/readyz");
     assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("no-such-interface"), "{ready}");
     assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());

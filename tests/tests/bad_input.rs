@@ -1,7 +1,7 @@
 //! Bad input gives a clear message and the exit code that says what kind of bad it is; never a panic.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use podtap_tests::nginx::Nginx;
@@ -116,6 +116,53 @@ fn what_is_missing_or_not_allowed() -> Result<()> {
         check(&run_to_end(&scratch, &pod.enter(spec), Duration::from_secs(30))?, 77, &["CAP_"]);
     }
     Ok(())
+}
+
+/// A folder that any user may enter, gone at the end.
+struct Open(PathBuf);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            eprintln!("could not remove {}: {error}", self.0.display());
+        }
+    }
+}
+
+#[test]
+fn doctor_says_why_a_capability_is_missing() -> Result<()> {
+    let scratch = Run::start()?;
+    let folder = Open(std::env::temp_dir().join(format!("podtap-doctor-{}", scratch.name())));
+    fs::create_dir_all(&folder.0).context("a folder for all users")?;
+    let plain = folder.0.join("podtap-sidecar");
+    fs::copy(binary("podtap-sidecar")?, &plain).context("the sidecar for all users")?;
+    let capable = folder.0.join("podtap-sidecar-capable");
+    fs::copy(&plain, &capable).context("another one")?;
+    let spec = Spec::new(program("setcap", "libcap2-bin")?, ["cap_net_raw,cap_bpf+p"]).argument(&capable);
+    assert_eq!(run_to_end(&scratch, &spec, Duration::from_secs(30))?.code, 0, "setcap");
+
+    let check = |binary: &Path, how: &[&str], outcome: &str, remedy: &str| -> Result<()> {
+        let user = ["--reuid=65534", "--regid=65534", "--clear-groups"].into_iter().chain(how.iter().copied());
+        let spec = Spec::new(program("setpriv", "util-linux")?, user)
+            .argument(binary)
+            .argument("doctor")
+            .argument("--admin-listen=127.0.0.1:0")
+            .folder("/");
+        let output = run_to_end(&scratch, &spec, Duration::from_secs(30))?;
+        let line = output.stdout.lines().position(|line| line.contains("CAP_NET_RAW: ")).expect("a line of CAP_NET_RAW");
+        let found: Vec<&str> = output.stdout.lines().skip(line).take(2).collect();
+        assert!(found[0].starts_with(outcome) && found[1].contains(remedy), "{how:?}: {found:?}");
+        assert_eq!(output.code, i32::from(outcome.starts_with('×')), "{}{}", output.stdout, output.stderr);
+        Ok(())
+    };
+    check(&plain, &["--bounding-set=-net_raw"], "× CAP_NET_RAW: missing: not in the bounding set", "securityContext.capabilities.add")?;
+    check(&plain, &[], "× CAP_NET_RAW: missing: in the bounding set, but the binary's file capability does not have it", "setcap")?;
+    check(&capable, &[], "√ CAP_NET_RAW: effective", "")?;
+    // setpriv keeps what is permitted over the change of user, as container runtimes do; a second one has lost it.
+    check(&capable, &["--no-new-privs"], "√ CAP_NET_RAW: effective", "")?;
+    let again = program("setpriv", "util-linux")?.display().to_string();
+    let how = [again.as_str(), "--no-new-privs"];
+    check(&capable, &how, "× CAP_NET_RAW: missing: in the bounding set, but withheld", "allowPrivilegeEscalation")
 }
 
 #[test]

@@ -358,5 +358,23 @@ fn read_whole(file: &mut File, buffer: &mut [u8]) -> io::Result<bool> {
     }
 }
 
+/// Whether [`Spool::open`] takes a folder, and the spool could write there; changes nothing.
+pub fn examine(directory: &Path) -> io::Result<bool> {
+    use rustix::fs::Access;
+    // A folder that is not there is made below the nearest that is.
+    let there = directory.ancestors().find(|folder| folder.symlink_metadata().is_ok()).unwrap_or(Path::new("."));
+    let is_made = there == directory;
+    for entry in std::fs::read_dir(there)?.filter(|_| is_made) {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == SUFFIX) {
+            File::open(&path)?;
+        }
+    }
+    match rustix::fs::access(there, Access::WRITE_OK | Access::EXEC_OK) {
+        Err(error) if !is_made => Err(error.into()),
+        outcome => Ok(outcome.is_ok()),
+    }
+}
+
 #[cfg(test)]
 mod tests;
