@@ -8,7 +8,7 @@ use clap::{CommandFactory, Parser};
 use podtap_analyzer::app::{self, AppError};
 use podtap_analyzer::config::{self, Command, CommandLine, Config, ConfigCommand, LogFormat, Settings};
 use podtap_analyzer::ingest::kubernetes::Access;
-use podtap_analyzer::inject::manifest::{self, Action, Line};
+use podtap_analyzer::inject::manifest::{self, Action, Line, Wanted};
 use podtap_analyzer::inject::serve::{self, ServeError};
 use podtap_analyzer::inject::settings::{Inject, InjectCommand, Manifests, ServeSettings};
 use podtap_analyzer::rollup;
@@ -141,12 +141,14 @@ fn check(settings: Settings) -> Result<(), Exit> {
     Ok(())
 }
 
-fn inject_or_serve(inject: Inject) -> Result<(), Exit> {
+fn inject_or_serve(mut inject: Inject) -> Result<(), Exit> {
     if let Some(InjectCommand::Serve(settings)) = inject.command {
         return serve_webhook(*settings);
     }
+    let own_namespace = inject.own_namespace().map_err(|error| Exit::new(CONFIGURATION, error))?;
     let (sidecar, _) = inject.sidecar.resolve().map_err(|error| Exit::new(CONFIGURATION, error))?;
-    let action = if inject.label { Action::Label } else { Action::Inject(&sidecar) };
+    let wanted = Wanted { sidecar: &sidecar, own_namespace: &own_namespace };
+    let action = if inject.label { Action::Label(wanted) } else { Action::Inject(wanted) };
     change_manifests(&inject.manifests, action, inject.verbose)
 }
 
@@ -174,15 +176,21 @@ fn change_manifests(manifests: &Manifests, action: Action<'_>, verbose: bool) ->
         let name = if file == Path::new("-") { "standard input".to_owned() } else { file.display().to_string() };
         let text = read_manifest(file).map_err(|error| Exit::new(NO_INPUT, format!("{name}: {error}")))?;
         let text = String::from_utf8(text).map_err(|error| Exit::new(WRONG_DATA, format!("{name}: {}", error.utf8_error())))?;
-        let changed = manifest::change(&text, action).map_err(|error| Exit::new(WRONG_DATA, format!("{name}: {error}")))?;
-        if !whole.is_empty() {
-            whole.push_str(if whole.ends_with('\n') { "---\n" } else { "\n---\n" });
+        let changed = manifest::change(&text, action).map_err(|errors| {
+            let lines: Vec<_> = errors.iter().map(|error| format!("{name}: {error}")).collect();
+            Exit::new(WRONG_DATA, lines.join("\npodtap-analyzer: "))
+        })?;
+        manifest::append(&mut whole, &changed.text);
+        if changed.report.is_empty() {
+            eprintln!("{name}: no {}", if changed.documents == 0 { "documents" } else { "objects" });
         }
-        whole.push_str(&changed.text);
-        report.extend(changed.report);
+        report.push((name, changed.report));
     }
     std::io::stdout().write_all(whole.as_bytes()).map_err(|error| Exit::new(FAILURE, format!("standard output: {error}")))?;
-    report.iter().for_each(|line| tell(line, verbose));
+    for (name, lines) in &report {
+        let file = if report.len() > 1 { format!("{name}: ") } else { String::new() };
+        lines.iter().for_each(|line| tell(&file, line, verbose));
+    }
     Ok(())
 }
 
@@ -196,8 +204,8 @@ fn read_manifest(file: &Path) -> std::io::Result<Vec<u8>> {
 }
 
 /// On standard error: standard output is the manifest.
-fn tell(line: &Line, verbose: bool) {
-    eprintln!("{} {}", line.object, line.told);
+fn tell(file: &str, line: &Line, verbose: bool) {
+    eprintln!("{file}{} {}", line.object, line.told);
     for warning in &line.warnings {
         eprintln!("  warning: {warning}");
     }

@@ -119,6 +119,7 @@ fn pods_get_the_sidecar_from_a_real_api_server() {
     pod_security_is_respected_and_said(&server);
     what_is_wrong_is_a_warning(&server);
     what_inject_writes_is_taken(&server);
+    inject_reads_as_the_server_does(&server);
     rights_are_the_least(&server);
 
     assert_eq!(injector.reviews("failed", "namespace_unreadable"), 0);
@@ -243,6 +244,62 @@ fn what_inject_writes_is_taken(server: &ApiServer) {
     server.done(&["-n", "other", "replace", "-f", "-"], &out);
 }
 
+/// Whether kubectl and the API server take a manifest, and the names that they read in it.
+fn taken(server: &ApiServer, text: &str) -> Result<Vec<String>, String> {
+    let made = server.kubectl_with(&["-n", "other", "create", "--dry-run=server", "-o", "name", "-f", "-"], text);
+    if made.success { Ok(made.stdout.lines().map(str::to_owned).collect()) } else { Err(made.stderr) }
+}
+
+fn inject_reads_as_the_server_does(server: &ApiServer) {
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n  labels:\n    app: a\nspec:\n  containers:\n  - name: a\n    image: a\n";
+    let check = |text: &str, expect: Result<&str, &str>| {
+        let (code, out, err) = inject(&["inject", "-"], text);
+        let by_server = taken(server, text);
+        match expect {
+            Ok(report) => {
+                assert_eq!((code, err.as_str()), (0, report), "{text}");
+                assert!(by_server.is_ok(), "{by_server:?}\n{text}");
+                let after = taken(server, &out);
+                assert_eq!(after, by_server, "{out}");
+                let (code, back, _) = inject(&["uninject", "-"], &out);
+                assert_eq!((code, back.as_str()), (0, text));
+            }
+            Err(field) => {
+                assert!(code == 65 && out.is_empty() && err.contains(field), "{err}\n{text}");
+                assert!(by_server.is_err(), "the server takes it: {text}");
+            }
+        }
+    };
+    let injected = "pod \"a\" injected\n";
+    check(&pod.replace("app: a", "inject.podtap.io/inject: false"), Err("labels[inject.podtap.io/inject] is false, a boolean"));
+    check(&pod.replace("app: a", "app: on"), Err("metadata.labels.app is on, a boolean"));
+    check(&pod.replace("app: a", "app: 0x10"), Err("metadata.labels.app is 0x10, a number"));
+    check(&format!("{pod}  hostNetwork: \"true\"\n"), Err("spec.hostNetwork is \"true\", a string"));
+    check(&pod.replace("\n  - name: a\n    image: a", " [abc]"), Err("spec.containers[0] is abc, a string"));
+    check(&pod.replace("image: a", "image: a\n    ports: [{containerPort: \"80\"}]"), Err("ports[0].containerPort is \"80\", a string"));
+    check(&pod.replace("- name: a", "- name: n"), Err("spec.containers[0].name is n, a boolean"));
+    check(&pod.replace("name: a\n  labels", "name: {{ .Release.Name }}\n  labels"), Err("is a template"));
+    check(&format!("{pod}  hostNetwork: yes\n"), Ok("pod \"a\" skipped: hostNetwork is enabled\n"));
+    check(&format!("{pod}  hostNetwork: No\n  volumes:\n"), Ok(injected));
+    check(&pod.replace("app: a", "app: a\n  annotations: ~"), Ok(injected));
+    check(
+        &pod.replace("image: a", "image: a\n    ports: [{containerPort: 0x50}, {containerPort: 0121}, {containerPort: 443.0}]"),
+        Ok(injected),
+    );
+    check(&pod.replace('\n', "\r\n"), Ok(injected));
+    check(&format!("\u{feff}# one\n{pod}"), Ok(injected));
+    let json = |name: &str| self::pod(name, |_| {});
+    let two = "pod \"a\" injected\npod \"b\" injected\n";
+    check(&format!("{}\n{}\n", json("a"), json("b")), Ok(two));
+    check(&format!("{}{}", json("a"), json("b")), Ok(two));
+    let untyped = |name: &str| {
+        let mut pod: Value = serde_json::from_str(&json(name)).unwrap();
+        pod.as_object_mut().unwrap().retain(|key, _| key != "kind" && key != "apiVersion");
+        pod
+    };
+    check(&json!({"apiVersion": "v1", "kind": "PodList", "items": [untyped("a"), untyped("b")]}).to_string(), Ok(two));
+}
+
 fn rights_are_the_least(server: &ApiServer) {
     let may = |verb: &str, what: &str| {
         let who = "--as=system:serviceaccount:podtap:podtap-injector";
@@ -333,6 +390,38 @@ fn manifests_are_changed_on_the_command_line() {
     assert!(out.contains("inject.podtap.io/inject: \"true\"\n") && !out.contains("podtap-sidecar"), "{out}");
     let (_, _, err) = inject(&["inject", "--verbose", "-"], &daemon_set);
     assert!(err.contains("‼ the pod has a network of its own") && err.contains("√ the kind is one with pods"), "{err}");
+    assert!(!err.contains("Windows"), "what was not looked at is not said to be fine: {err}");
+    let (_, out, err) = inject(&["inject", "--label", "-"], &daemon_set);
+    assert_eq!((out, err.as_str()), (daemon_set.clone(), "daemonset \"web\" skipped: hostNetwork is enabled\n"));
+    let placed = deployment.replace("  name: web\nspec", "  name: web\n  namespace: watch\nspec");
+    assert_eq!(inject(&["inject", "-"], &placed).2, "deployment \"web\" injected\n");
+    let (_, out, err) = inject(&["inject", "-", "--injector-namespace=watch"], &placed);
+    assert!(out == placed && err.starts_with("deployment \"web\" skipped: its namespace gets none"), "{err}");
+}
+
+#[test]
+fn several_files_are_told_apart() {
+    let folder = std::env::temp_dir().join(format!("podtap-inject-files-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: a}]}\n";
+    let (web, empty, db) = (file("web.yaml", pod), file("empty.yaml", "# nothing\n"), file("db.yaml", &pod.replace(": a}\n", ": b}\n")));
+    let (code, out, err) = inject(&["inject", &web, &empty, &db], "");
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(err, format!("{empty}: no documents\n{web}: pod \"a\" injected\n{db}: pod \"b\" injected\n"));
+    assert_eq!(out.matches("podtap-sidecar").count(), inject(&["inject", &web], "").1.matches("podtap-sidecar").count() * 2);
+    let wrong = file("wrong.yaml", &format!("{pod}---\n{}", pod.replace("{con", "{hostNetwork: 'true', con")));
+    let (code, out, err) = inject(&["inject", &web, &wrong], "");
+    let expect = "document 2, line 9, column 21: pod \"a\": spec.hostNetwork is 'true', a string; it must be true or false, without quotes";
+    assert_eq!((code, out.as_str(), err), (65, "", format!("podtap-analyzer: {wrong}: {expect}\n")));
+    assert_eq!(inject(&["inject", "-"], ""), (0, String::new(), "standard input: no documents\n".to_owned()));
+    let list = "apiVersion: v1\nkind: List\nitems: []\n";
+    assert_eq!(inject(&["uninject", "-"], list), (0, list.to_owned(), "standard input: no objects\n".to_owned()));
+    std::fs::remove_dir_all(folder).unwrap();
 }
 
 #[test]
@@ -348,6 +437,9 @@ fn wrong_input_has_its_exit_code_and_place() {
     check(&["inject", "/does/not/exist.yaml"], "", 66, "/does/not/exist.yaml");
     check(&["inject"], "", 2, "no manifest is given");
     check(&["inject", "-", "--sidecar-memory-limit=1"], "", 78, "sidecar-memory-limit");
+    check(&["inject", "-", "--sidecar-admin-port=0"], "", 78, "0 is not in 1..=65535");
+    check(&["inject", "-", "--sidecar-admin-port=65536"], "", 78, "65536 is not in 1..=65535");
+    check(&["inject", "-", "--injector-namespace=Podtap"], "", 78, "injector-namespace");
     check(&["inject", "serve", "--kubernetes=/does/not/exist"], "", 78, "/does/not/exist");
     check(&["inject", "serve", "--webhook-listen=nowhere"], "", 78, "webhook-listen");
 }

@@ -15,6 +15,7 @@ pub mod serve;
 pub mod settings;
 pub mod telemetry;
 pub mod tuning;
+pub mod types;
 pub mod workload;
 pub mod yaml;
 

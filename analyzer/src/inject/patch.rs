@@ -104,7 +104,7 @@ impl Reason {
         match self {
             Self::NotEnabled => "injection is not enabled",
             Self::Disabled => "injection is disabled by the label inject.podtap.io/inject",
-            Self::ExcludedNamespace => "the namespace is excluded",
+            Self::ExcludedNamespace => "its namespace gets none (kube-system, kube-public, kube-node-lease, the injector's own)",
             Self::AlreadyInjected => "it has a podtap-sidecar",
             Self::HostNetwork => "hostNetwork is enabled",
             Self::Windows => "it is for Windows nodes",
@@ -112,7 +112,7 @@ impl Reason {
             Self::PodSecurity => "Pod Security forbids NET_RAW",
             Self::JobWithoutNativeSidecar => "it would never complete: before Kubernetes 1.29 sidecars do not end with a Job",
             Self::VolumeNameTaken => "a volume named podtap-spool or podtap-no-token is there already",
-            Self::Malformed => "it is not a pod: spec.containers is missing",
+            Self::Malformed => "it has no containers",
         }
     }
 
@@ -137,15 +137,26 @@ pub struct Namespace {
 /// Who asks, beside the pod.
 #[derive(Clone, Debug)]
 pub struct Asked<'a> {
-    /// The namespace; `None` for a manifest, whose author asks for sidecars.
-    pub namespace: Option<&'a Namespace>,
+    /// Name of the namespace; empty for a manifest that names none.
+    pub namespace: &'a str,
+    /// Labels of the namespace; `None` for a manifest, whose author asks for sidecars.
+    pub labels: Option<&'a BTreeMap<String, String>>,
     /// The injector's own namespace.
     pub own_namespace: &'a str,
     /// What the cluster enforces where a namespace says nothing.
     pub default_enforce: &'a str,
     /// What the pod will belong to, where that is known otherwise than by its owner.
     pub workload: Option<Workload>,
+    /// How members of the pod that have no value are written, by JSON pointer; what is not in it is `null`.
+    pub nulls: Nulls,
 }
+
+/// What is made where it is not there or has no value.
+pub const MAY_BE_NULL: [&str; 6] =
+    ["/metadata", "/metadata/labels", "/metadata/annotations", "/spec/initContainers", "/spec/containers", "/spec/volumes"];
+
+/// JSON pointers of members without a value, and how they are written, such as `~`, or nothing.
+pub type Nulls = BTreeMap<String, String>;
 
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,21 +186,22 @@ fn member<'a>(pod: &'a Value, object: &str, key: &str) -> Option<&'a str> {
 
 /// Whether somebody wants a sidecar in this pod.
 fn opted_in(pod: &Value, asked: &Asked<'_>, warnings: &mut Vec<String>) -> Result<(), Reason> {
-    if let Some(namespace) = asked.namespace
-        && (EXCLUDED_NAMESPACES.contains(&namespace.name.as_str()) || namespace.name == asked.own_namespace)
-    {
+    if EXCLUDED_NAMESPACES.contains(&asked.namespace) || !asked.namespace.is_empty() && asked.namespace == asked.own_namespace {
         return Err(Reason::ExcludedNamespace);
     }
     match member(pod, "/metadata/labels", POD_LABEL) {
         Some("true") => return Ok(()),
         Some("false") => return Err(Reason::Disabled),
-        Some(other) => warnings.push(format!(
-            "podtap: label {POD_LABEL}: {} is none of true, false; the namespace's label {NAMESPACE_LABEL} decides",
-            tuning::shown(other)
-        )),
+        Some(other) => {
+            let instead = match asked.labels {
+                Some(_) => format!("the namespace's label {NAMESPACE_LABEL} decides"),
+                None => "it has no effect".to_owned(),
+            };
+            warnings.push(format!("podtap: label {POD_LABEL}: {} is none of true, false; {instead}", tuning::shown(other)));
+        }
         None => {}
     }
-    match asked.namespace.map(|namespace| namespace.labels.get(NAMESPACE_LABEL).map(String::as_str)) {
+    match asked.labels.map(|labels| labels.get(NAMESPACE_LABEL).map(String::as_str)) {
         None | Some(Some("enabled")) => Ok(()),
         Some(_) => Err(Reason::NotEnabled),
     }
@@ -233,8 +245,8 @@ fn possible(pod: &Value, asked: &Asked<'_>, sidecar: &Sidecar) -> Result<(), Rea
 
 /// The Pod Security level of the namespace. A level that does not exist is `restricted` to the API server.
 fn enforced<'a>(asked: &'a Asked<'_>) -> &'a str {
-    let Some(namespace) = asked.namespace else { return "privileged" };
-    match namespace.labels.get(ENFORCE).map_or(asked.default_enforce, String::as_str) {
+    let Some(labels) = asked.labels else { return "privileged" };
+    match labels.get(ENFORCE).map_or(asked.default_enforce, String::as_str) {
         level @ ("privileged" | "baseline") => level,
         _ => "restricted",
     }
@@ -244,8 +256,7 @@ fn warning(reason: Reason, asked: &Asked<'_>) -> String {
     if reason != Reason::PodSecurity {
         return format!("podtap: no sidecar: {}", reason.told());
     }
-    let name = asked.namespace.map_or("", |namespace| namespace.name.as_str());
-    let level = enforced(asked);
+    let (name, level) = (asked.namespace, enforced(asked));
     // The API server cuts warnings of more than 256 bytes.
     format!(
         "podtap: no sidecar: namespace {name:?} enforces Pod Security {level:?}, which forbids NET_RAW; \
@@ -281,15 +292,23 @@ fn free_port(pod: &Value, wanted: u16) -> Option<u16> {
 
 /// Decides about a pod.
 pub fn decide(pod: &Value, asked: &Asked<'_>, sidecar: &Sidecar) -> Outcome {
+    allowed(pod, asked, sidecar, |warnings| additions(pod, asked, sidecar, warnings))
+}
+
+/// Decides about the label that asks for a sidecar when the pod is made: a pod gets it that would get the sidecar then.
+pub fn label(pod: &Value, asked: &Asked<'_>, sidecar: &Sidecar) -> Outcome {
+    allowed(pod, asked, sidecar, |_| Additions::new(pod, asked).label())
+}
+
+fn allowed(pod: &Value, asked: &Asked<'_>, sidecar: &Sidecar, changes: impl FnOnce(&mut Vec<String>) -> Vec<Operation>) -> Outcome {
     let mut warnings = Vec::new();
-    let allowed = opted_in(pod, asked, &mut warnings).and_then(|()| possible(pod, asked, sidecar));
-    if let Err(reason) = allowed {
+    if let Err(reason) = opted_in(pod, asked, &mut warnings).and_then(|()| possible(pod, asked, sidecar)) {
         if reason.is_warned() {
             warnings.push(warning(reason, asked));
         }
         return Outcome { decision: Err(reason), warnings };
     }
-    let operations = additions(pod, asked, sidecar, &mut warnings);
+    let operations = changes(&mut warnings);
     Outcome { decision: Ok(operations), warnings }
 }
 
@@ -316,7 +335,7 @@ fn additions(pod: &Value, asked: &Asked<'_>, sidecar: &Sidecar, warnings: &mut V
         disk_limited: all_containers(pod).any(limits_disk),
         shared_resources: pod.pointer("/spec/resources").is_some_and(|resources| resources.is_object()),
     };
-    let mut additions = Additions { pod, operations: Vec::new(), added: Vec::new() };
+    let mut additions = Additions::new(pod, asked);
     let list = if sidecar.native { "initContainers" } else { "containers" };
     additions.elements(list, vec![container::container(&tuned, &site)]);
     additions.elements("volumes", container::volumes(&tuned).to_vec());
@@ -326,30 +345,48 @@ fn additions(pod: &Value, asked: &Asked<'_>, sidecar: &Sidecar, warnings: &mut V
 /// What is added to a pod; remembers what was made for it, so that it can be taken away.
 struct Additions<'a> {
     pod: &'a Value,
+    nulls: &'a Nulls,
     operations: Vec<Operation>,
+    /// Members that were not there.
     added: Vec<&'static str>,
+    /// Members that were there without a value, and how they were written.
+    empty: BTreeMap<&'static str, String>,
 }
 
-impl Additions<'_> {
+impl<'a> Additions<'a> {
+    fn new(pod: &'a Value, asked: &'a Asked<'_>) -> Self {
+        Self { pod, nulls: &asked.nulls, operations: Vec::new(), added: Vec::new(), empty: BTreeMap::new() }
+    }
+
     fn add(&mut self, path: impl Into<String>, value: Value) {
         self.operations.push(Operation::Add { path: path.into(), value });
     }
 
+    /// Whether a list or an object has to be made.
+    fn makes(&mut self, name: &'static str, path: &str) -> bool {
+        match self.pod.pointer(path) {
+            Some(Value::Array(_) | Value::Object(_)) => return false,
+            Some(Value::Null) => {
+                let written = self.nulls.get(path).cloned().unwrap_or_else(|| "null".to_owned());
+                self.empty.insert(name, written);
+            }
+            _ => self.added.push(name),
+        }
+        true
+    }
+
     /// Puts something first into a list of the spec.
     fn elements(&mut self, list: &'static str, elements: Vec<Value>) {
-        if self.pod.pointer("/spec").and_then(|spec| spec.get(list)).is_some_and(Value::is_array) {
-            for (index, element) in elements.into_iter().enumerate() {
-                self.add(format!("/spec/{list}/{index}"), element);
-            }
-        } else {
-            self.added.push(list);
-            self.add(format!("/spec/{list}"), Value::Array(elements));
+        let path = format!("/spec/{list}");
+        if self.makes(list, &path) {
+            return self.add(path, Value::Array(elements));
+        }
+        for (index, element) in elements.into_iter().enumerate() {
+            self.add(format!("{path}/{index}"), element);
         }
     }
 
     fn metadata(mut self, first: &str, sidecar: &Sidecar) -> Vec<Operation> {
-        let has = |pointer: &str| self.pod.pointer(pointer).is_some_and(Value::is_object);
-        let (metadata, labels, annotations) = (has("/metadata"), has("/metadata/labels"), has("/metadata/annotations"));
         let mut new = Map::new();
         for key in [DEFAULT_CONTAINER, DEFAULT_LOGS_CONTAINER] {
             if !first.is_empty() && member(self.pod, "/metadata/annotations", key).is_none() {
@@ -357,34 +394,57 @@ impl Additions<'_> {
                 self.added.push(key);
             }
         }
-        let made = [("metadata", metadata), ("labels", labels), ("annotations", annotations)];
-        self.added.extend(made.iter().filter(|(_, there)| !there).map(|(name, _)| *name));
-        let status = json!({
+        let makes = [("metadata", "/metadata"), ("labels", "/metadata/labels"), ("annotations", "/metadata/annotations")]
+            .map(|(name, path)| self.makes(name, path));
+        let mut status = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "container": CONTAINER,
             "configuration": configuration(sidecar),
             "added": self.added,
         });
-        new.insert(STATUS.to_owned(), json!(status.to_string()));
-        let label = json!({INJECTED_LABEL: "true"});
-        if !metadata {
-            self.add("/metadata", json!({"labels": label, "annotations": new}));
-            return self.operations;
+        if !self.empty.is_empty() {
+            status["empty"] = json!(self.empty);
         }
-        self.members("/metadata/labels", labels, label);
-        self.members("/metadata/annotations", annotations, Value::Object(new));
-        self.operations
+        new.insert(STATUS.to_owned(), json!(status.to_string()));
+        self.into_metadata(makes, json!({INJECTED_LABEL: "true"}), Value::Object(new))
     }
 
-    fn members(&mut self, object: &str, there: bool, members: Value) {
-        match members {
-            Value::Object(members) if there => {
-                for (key, value) in members {
-                    self.add(format!("{object}/{}", escape(&key)), value);
-                }
-            }
-            members => self.add(object, members),
+    /// The label of a pod that asks; what was made for it is remembered only where it cannot be guessed: no value, or an empty one.
+    fn label(mut self) -> Vec<Operation> {
+        if member(self.pod, "/metadata/labels", POD_LABEL) == Some("true") {
+            return Vec::new();
         }
+        let mut makes = [self.makes("metadata", "/metadata"), self.makes("labels", "/metadata/labels"), false];
+        let is_empty = |path: &str| self.pod.pointer(path).and_then(Value::as_object).is_some_and(Map::is_empty);
+        let mut annotations = Map::new();
+        if !self.empty.is_empty() || is_empty("/metadata") || is_empty("/metadata/labels") {
+            makes[2] = self.makes("annotations", "/metadata/annotations");
+            let status = json!({"added": self.added, "empty": self.empty});
+            annotations.insert(STATUS.to_owned(), json!(status.to_string()));
+        }
+        self.into_metadata(makes, json!({POD_LABEL: "true"}), Value::Object(annotations))
+    }
+
+    /// Adds members; says for metadata, its labels and its annotations whether they have to be made.
+    fn into_metadata(mut self, makes: [bool; 3], labels: Value, annotations: Value) -> Vec<Operation> {
+        let [metadata, makes @ ..] = makes;
+        let mut made = Map::new();
+        for (object, makes, members) in [("labels", makes[0], labels), ("annotations", makes[1], annotations)] {
+            match members {
+                Value::Object(members) if members.is_empty() => {}
+                members if metadata => drop(made.insert(object.to_owned(), members)),
+                Value::Object(members) if !makes => {
+                    for (key, value) in members {
+                        self.add(format!("/metadata/{object}/{}", escape(&key)), value);
+                    }
+                }
+                members => self.add(format!("/metadata/{object}"), members),
+            }
+        }
+        if metadata {
+            self.add("/metadata", Value::Object(made));
+        }
+        self.operations
     }
 }
 
@@ -404,69 +464,83 @@ pub fn unescape(part: &str) -> String {
     part.replace("~1", "/").replace("~0", "~")
 }
 
-/// What takes the sidecar out of a pod, as far as we put it there.
-pub fn restore(pod: &Value) -> Vec<Operation> {
+/// What we noted about a pod when we changed it.
+struct Noted {
+    /// Whether it was only labelled.
+    only_label: bool,
+    added: Vec<String>,
+    empty: Nulls,
+}
+
+fn noted(pod: &Value) -> Noted {
     let status: Option<Value> = member(pod, "/metadata/annotations", STATUS).and_then(|status| serde_json::from_str(status).ok());
-    let added: Vec<&str> = status
-        .as_ref()
-        .and_then(|status| status["added"].as_array())
-        .map_or_else(Vec::new, |added| added.iter().filter_map(Value::as_str).collect());
-    let mut paths = Vec::new();
+    let Some(status) = status else {
+        // What a label of ours is alone in is ours too.
+        return Noted { only_label: true, added: vec!["metadata".to_owned(), "labels".to_owned()], empty: Nulls::new() };
+    };
+    let added = status["added"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let empty = status["empty"].as_object().into_iter().flatten();
+    Noted {
+        only_label: status.get("container").is_none(),
+        added: added.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        empty: empty.filter_map(|(name, written)| Some((name.clone(), written.as_str()?.to_owned()))).collect(),
+    }
+}
+
+/// How members were written that [`restore`] leaves without a value, by JSON pointer.
+pub fn nulls(pod: &Value) -> Nulls {
+    let path = |name: &str| match name {
+        "metadata" => "/metadata".to_owned(),
+        "labels" | "annotations" => format!("/metadata/{name}"),
+        list => format!("/spec/{list}"),
+    };
+    noted(pod).empty.into_iter().map(|(name, written)| (path(&name), written)).collect()
+}
+
+/// What takes the sidecar, or the label that asks for it, out of a pod, as far as we put it there.
+pub fn restore(pod: &Value) -> Vec<Operation> {
+    let noted = noted(pod);
+    let added = |name: &str| noted.added.iter().any(|added| added == name);
+    let without = |name: &str, path: String| {
+        if noted.empty.contains_key(name) { Operation::Add { path, value: Value::Null } } else { Operation::Remove { path } }
+    };
+    let made = |name: &str| added(name) || noted.empty.contains_key(name);
+    let remove = |path: String| Operation::Remove { path };
+    let mut operations = Vec::new();
     for (list, names) in
         [("initContainers", &[CONTAINER][..]), ("containers", &[CONTAINER][..]), ("volumes", &[SPOOL_VOLUME, NO_TOKEN_VOLUME][..])]
     {
         let elements = containers(pod, list);
         let ours = |element: &Value| text(element, "/name").is_some_and(|name| names.contains(&name));
         let indexes: Vec<usize> = (0..elements.len()).filter(|index| ours(&elements[*index])).collect();
-        if indexes.len() == elements.len() && added.contains(&list) {
-            paths.push(format!("/spec/{list}"));
+        if indexes.len() == elements.len() && !indexes.is_empty() && made(list) {
+            operations.push(without(list, format!("/spec/{list}")));
         } else {
             // From behind, so that an index is still right when its turn comes.
-            paths.extend(indexes.iter().rev().map(|index| format!("/spec/{list}/{index}")));
+            operations.extend(indexes.iter().rev().map(|index| remove(format!("/spec/{list}/{index}"))));
         }
     }
-    // Without a status it was `inject --label`.
-    let label = if status.is_some() { INJECTED_LABEL } else { POD_LABEL };
-    let defaults = [DEFAULT_CONTAINER, DEFAULT_LOGS_CONTAINER].into_iter().filter(|key| added.contains(key));
-    let annotations: Vec<&str> = defaults.chain([STATUS]).collect();
+    let label = if noted.only_label { POD_LABEL } else { INJECTED_LABEL };
     let labels: &[&str] = if member(pod, "/metadata/labels", label) == Some("true") { &[label] } else { &[] };
+    let defaults = [DEFAULT_CONTAINER, DEFAULT_LOGS_CONTAINER].into_iter().filter(|key| added(key));
+    let annotations: Vec<&str> = defaults.chain([STATUS]).collect();
     let mut emptied = Vec::new();
     for (object, keys) in [("labels", labels), ("annotations", annotations.as_slice())] {
         let Some(members) = pod.pointer("/metadata").and_then(|metadata| metadata.get(object)).and_then(Value::as_object) else { continue };
         let ours: Vec<&&str> = keys.iter().filter(|key| members.contains_key(**key)).collect();
-        // What a label of ours was put into alone is ours too.
-        if ours.len() == members.len() && !ours.is_empty() && (added.contains(&object) || status.is_none()) {
-            emptied.push(object);
+        if ours.len() == members.len() && !ours.is_empty() && made(object) {
+            emptied.push(without(object, format!("/metadata/{object}")));
         } else {
-            paths.extend(ours.iter().map(|key| format!("/metadata/{object}/{}", escape(key))));
+            operations.extend(ours.iter().map(|key| remove(format!("/metadata/{object}/{}", escape(key)))));
         }
     }
     let members = pod.pointer("/metadata").and_then(Value::as_object).map_or(0, Map::len);
-    if (added.contains(&"metadata") || status.is_none()) && members == emptied.len() && members > 0 {
-        paths.push("/metadata".to_owned());
+    if made("metadata") && members == emptied.len() && members > 0 {
+        operations.push(without("metadata", "/metadata".to_owned()));
     } else {
-        paths.extend(emptied.iter().map(|object| format!("/metadata/{object}")));
+        operations.extend(emptied);
     }
-    paths.into_iter().map(|path| Operation::Remove { path }).collect()
-}
-
-/// What asks for a sidecar when the pod is made, for manifests.
-pub fn label(pod: &Value) -> Result<Vec<Operation>, Reason> {
-    if containers(pod, "containers").is_empty() {
-        return Err(Reason::Malformed);
-    }
-    if member(pod, "/metadata/labels", POD_LABEL) == Some("true") {
-        return Ok(Vec::new());
-    }
-    let has = |pointer: &str| pod.pointer(pointer).is_some_and(Value::is_object);
-    let (path, value) = if has("/metadata/labels") {
-        (format!("/metadata/labels/{}", escape(POD_LABEL)), json!("true"))
-    } else if has("/metadata") {
-        ("/metadata/labels".to_owned(), json!({POD_LABEL: "true"}))
-    } else {
-        ("/metadata".to_owned(), json!({"labels": {POD_LABEL: "true"}}))
-    };
-    Ok(vec![Operation::Add { path, value }])
+    operations
 }
 
 /// Carries out operations; false if a path leads nowhere.

@@ -33,7 +33,7 @@ use super::admission;
 use super::certificate::{self, CertificateError};
 use super::cluster::{Cluster, ClusterError};
 use super::manifest;
-use super::patch::{self, Asked, Namespace, Outcome};
+use super::patch::{self, Asked, Namespace, Nulls, Outcome};
 use super::settings::ServeConfig;
 use super::telemetry::{Request, Reviewed, Telemetry};
 use super::tuning::Sidecar;
@@ -324,10 +324,12 @@ async fn review(shared: &Shared, request: &admission::Request) -> (Reviewed, Out
     };
     let name = request.object.pointer("/metadata/name").and_then(|name| name.as_str()).unwrap_or_default();
     let asked = Asked {
-        namespace: Some(&namespace),
+        namespace: &namespace.name,
+        labels: Some(&namespace.labels),
         own_namespace: &shared.config.namespace,
         default_enforce: &shared.config.pod_security_default,
         workload: (!is_pod).then(|| Workload { kind: request.kind.kind.clone(), name: name.to_owned() }),
+        nulls: Nulls::new(),
     };
     let sidecar = shared.sidecar.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
     let outcome = patch::decide(pod, &asked, &sidecar);

@@ -11,6 +11,8 @@ use super::quantity;
 use super::tuning::{self, Sidecar, Source, Transport};
 use crate::config::{self, ConfigError, LogFormat, address, value};
 
+/// The injector's own namespace.
+const OWN_NAMESPACE: &str = "podtap";
 /// Least spool, a few batches.
 const LEAST_SPOOL: u64 = 16 << 20;
 /// Most, in case bytes were meant as something else.
@@ -31,6 +33,9 @@ pub struct Inject {
     /// Show each check
     #[arg(long, short)]
     pub verbose: bool,
+    /// The injector's own namespace, where nothing is injected [default: podtap]
+    #[arg(long, env = "PODTAP_NAMESPACE", value_name = "NAME")]
+    pub injector_namespace: Option<String>,
     /// What sidecars get.
     #[command(flatten)]
     pub sidecar: SidecarSettings,
@@ -92,7 +97,7 @@ pub struct SidecarSettings {
     #[arg(long, env = "PODTAP_SIDECAR_SPOOL_BYTES", value_name = "N")]
     pub sidecar_spool_bytes: Option<u64>,
     /// Port of /healthz, /readyz and /metrics of sidecars [default: 9871]
-    #[arg(long, env = "PODTAP_SIDECAR_ADMIN_PORT", value_name = "PORT")]
+    #[arg(long, env = "PODTAP_SIDECAR_ADMIN_PORT", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub sidecar_admin_port: Option<u16>,
     /// Whether the application waits until the sidecar listens: true or false [default: true]
     #[arg(long, env = "PODTAP_SIDECAR_STARTUP_PROBE", value_name = "BOOL")]
@@ -222,9 +227,6 @@ impl SidecarSettings {
             return Err(value("sidecar-spool-bytes", format!("must be from {LEAST_SPOOL} to {MOST_SPOOL}")));
         }
         let admin_port = self.sidecar_admin_port.unwrap_or(9871);
-        if admin_port == 0 {
-            return Err(value("sidecar-admin-port", "must not be 0"));
-        }
         let transport =
             transport(self.sidecar_kafka_brokers, self.sidecar_kafka_topic, self.sidecar_kafka_option, self.sidecar_grpc_endpoint)?;
         let startup_probe = self.sidecar_startup_probe.unwrap_or(true);
@@ -279,6 +281,13 @@ fn object_name(setting: &'static str, text: Option<String>, default: &str) -> Re
     Ok(text)
 }
 
+impl Inject {
+    /// The injector's own namespace, checked.
+    pub fn own_namespace(&mut self) -> Result<String, ConfigError> {
+        object_name("injector-namespace", self.injector_namespace.take(), OWN_NAMESPACE)
+    }
+}
+
 impl ServeSettings {
     /// Checks everything.
     pub fn resolve(self) -> Result<ServeConfig, ConfigError> {
@@ -288,7 +297,7 @@ impl ServeSettings {
             Some("in-cluster") => Access::InCluster,
             Some(path) => Access::File(PathBuf::from(path)),
         };
-        let namespace = object_name("namespace", self.namespace, "podtap")?;
+        let namespace = object_name("namespace", self.namespace, OWN_NAMESPACE)?;
         let names: Vec<String> = self.certificate_names.into_iter().flatten().filter(|name| !name.is_empty()).collect();
         let certificate_names = if names.is_empty() { vec![format!("podtap-injector.{namespace}.svc")] } else { names };
         if let Some(wrong) = certificate_names.iter().find(|name| rustls::pki_types::ServerName::try_from(name.as_str()).is_err()) {

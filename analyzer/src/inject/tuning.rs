@@ -147,7 +147,7 @@ pub const ANNOTATIONS: &[Annotation] = &[
     Annotation {
         name: "memory-limit",
         values: "a quantity, at least `32Mi`",
-        meaning: "memory that the sidecar may use; its queue is a quarter of it",
+        meaning: "memory that the sidecar may use; its queue is a quarter of it, at most 64 MiB",
         apply: |tuned, text| {
             if quantity::parse(text).is_none_or(|bytes| Some(bytes) < quantity::parse(LEAST_MEMORY)) {
                 return Err("is not a quantity of at least 32Mi");

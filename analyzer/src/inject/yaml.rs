@@ -1,20 +1,28 @@
 //! YAML (and JSON, which is a part of it) with the place of each node in its text, so that a text can be changed where it has to be and
 //! nowhere else: order, comments and style of the rest stay byte for byte.
 //!
-//! Guarantee: [`edit`] gives a text whose values are those that the operations give, or says that it cannot. One misuse: values are for
-//! looking; numbers beyond f64 and timestamps are texts or approximations here.
+//! Guarantee: values are what kubectl reads, which takes `yes` and `on` for booleans as YAML 1.1 does. One misuse: they are for looking;
+//! numbers beyond f64 and timestamps are texts or approximations here.
+
+mod edit;
 
 use std::collections::HashMap;
 
 use granit_parser::{Event, Parser, ScalarStyle, Span, StructureStyle};
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
-use super::patch::{Operation, apply, unescape};
+pub use self::edit::{Change, edit};
+use super::patch::unescape;
 
 /// Most nodes of a document when its aliases are written out.
 const MOST_NODES: usize = 200_000;
+/// May stand at a text's beginning, and takes no column.
+pub const BYTE_ORDER_MARK: char = '\u{feff}';
+/// What Helm's and other templates are told; the parser sees mappings in braces.
+const TEMPLATE: &str = "{{ ... }} is a template, which has to be rendered first (helm template)";
 
-/// Where a text is no YAML.
+/// Where a text is no YAML, or no manifest.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("document {document}, line {line}, column {column}: {problem}")]
 pub struct ParseError {
@@ -26,6 +34,14 @@ pub struct ParseError {
     pub column: usize,
     /// What is wrong.
     pub problem: String,
+}
+
+/// A document of a text.
+#[derive(Debug)]
+pub struct Document {
+    /// Which of its text, from 1.
+    pub number: usize,
+    root: Node,
 }
 
 /// A node and the bytes that it takes.
@@ -45,36 +61,123 @@ enum Content {
     Alias(usize),
 }
 
-/// The nodes of a text's documents; those without content are left out.
-pub fn parse(text: &str) -> Result<Vec<Node>, ParseError> {
-    let mut reader = Reader { parser: Parser::new_from_str(text), document: 0, anchors: HashMap::new() };
+/// The documents of a text; those without content are left out. JSON values may follow each other, as kubectl takes them too.
+pub fn parse(text: &str) -> Result<Vec<Document>, ParseError> {
     let mut documents = Vec::new();
-    loop {
-        let (event, span) = reader.next()?;
-        match event {
-            Event::StreamEnd => return Ok(documents),
-            Event::DocumentStart(..) => reader.document += 1,
-            Event::StreamStart | Event::DocumentEnd => {}
-            event => {
-                let root = reader.node(event, span)?;
-                if !root.value().is_null() {
-                    documents.push(root);
-                }
-            }
-        }
+    let mut number = 0;
+    for (start, part) in parts(text) {
+        let parser = Parser::new_from_str(part);
+        let mut reader = Reader { parser, text, start, number, document_start: start, is_open: false, anchors: HashMap::new() };
+        reader.read(&mut documents)?;
+        number = reader.number;
     }
+    Ok(documents)
+}
+
+/// A text that begins with several JSON values, cut between them; the rest is the last part. Any other text is one part.
+fn parts(text: &str) -> Vec<(usize, &str)> {
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>();
+    let mut starts = vec![0];
+    if !text.trim_start().starts_with('{') {
+        return vec![(0, text)];
+    }
+    while let Some(Ok(_)) = values.next() {
+        starts.push(values.byte_offset());
+    }
+    if starts.len() <= 2 {
+        return vec![(0, text)];
+    }
+    let ends = starts.iter().skip(1).copied().chain([text.len()]);
+    let parts = starts.iter().copied().zip(ends).map(|(start, end)| (start, &text[start..end]));
+    parts.filter(|(_, part)| !part.trim().is_empty()).collect()
+}
+
+/// Whether a text is JSON values alone.
+pub fn is_json(text: &str) -> bool {
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>();
+    text.trim_start().starts_with('{') && values.all(|value| value.is_ok())
+}
+
+/// A text whose JSON values are documents of YAML, if there are several.
+pub fn separated(text: &str) -> String {
+    match parts(text).as_slice() {
+        [_] | [] => text.to_owned(),
+        parts => parts.iter().map(|(_, part)| format!("{}\n", part.trim())).collect::<Vec<_>>().join("---\n"),
+    }
+}
+
+/// Line and column of a byte, from 1.
+fn place(text: &str, at: usize) -> (usize, usize) {
+    let before = &text[..at.min(text.len())];
+    let breaks =
+        before.bytes().enumerate().filter(|(at, byte)| *byte == b'\n' || *byte == b'\r' && text.as_bytes().get(at + 1) != Some(&b'\n'));
+    let (mut line, mut start) = (1, 0);
+    breaks.for_each(|(at, _)| (line, start) = (line + 1, at + 1));
+    (line, before[start..].trim_start_matches(BYTE_ORDER_MARK).chars().count() + 1)
 }
 
 struct Reader<'t> {
     parser: Parser<'t, granit_parser::StrInput<'t>>,
-    document: usize,
+    /// The whole text, and where this part of it starts.
+    text: &'t str,
+    start: usize,
+    /// Documents so far, where the last one starts, and whether it goes on.
+    number: usize,
+    document_start: usize,
+    is_open: bool,
     /// Nodes that an anchor's node has, aliases written out.
     anchors: HashMap<usize, usize>,
 }
 
 impl<'t> Reader<'t> {
+    fn read(&mut self, documents: &mut Vec<Document>) -> Result<(), ParseError> {
+        loop {
+            let (event, span) = self.next()?;
+            match event {
+                Event::StreamEnd => return Ok(()),
+                Event::DocumentStart(..) => {
+                    self.number += 1;
+                    self.is_open = true;
+                    self.document_start = self.range(&span).start;
+                }
+                Event::StreamStart => {}
+                Event::DocumentEnd => self.is_open = false,
+                event => {
+                    let root = self.node(event, span)?;
+                    if !root.value().is_null() {
+                        documents.push(Document { number: self.number, root });
+                    }
+                }
+            }
+        }
+    }
+
+    /// The bytes of a span in the whole text.
+    fn range(&self, span: &Span) -> std::ops::Range<usize> {
+        let range = span.byte_range().unwrap_or_default();
+        self.start + range.start..self.start + range.end
+    }
+
+    fn error_at(&self, at: usize, problem: impl Into<String>) -> ParseError {
+        let (line, column) = place(self.text, at);
+        // The parser looks ahead: between two documents it is about the next.
+        ParseError { document: self.number + usize::from(!self.is_open), line, column, problem: problem.into() }
+    }
+
     fn error(&self, span: &Span, problem: impl Into<String>) -> ParseError {
-        ParseError { document: self.document.max(1), line: span.start.line(), column: span.start.col() + 1, problem: problem.into() }
+        self.error_at(self.range(span).start, problem)
+    }
+
+    /// What the parser refuses; templates are mostly no YAML.
+    fn refused(&self, at: usize, problem: String) -> ParseError {
+        let error = self.error_at(at, problem);
+        let (begin, _) = place(self.text, self.document_start);
+        let is_template = |line: &str| line.trim_start().starts_with("{{") || [": {{", "- {{"].iter().any(|begin| line.contains(begin));
+        let mut lines = self.text.lines().enumerate().take(error.line).skip(begin - 1);
+        let Some((index, line)) = lines.find(|(_, line)| is_template(line)) else { return error };
+        let column = line.find("{{").map_or(1, |at| line[..at].chars().count() + 1);
+        let problem = format!("{TEMPLATE}; line {}, column {}: {}", error.line, error.column, error.problem);
+        ParseError { line: index + 1, column, problem, ..error }
     }
 
     /// The next event that is no comment.
@@ -84,9 +187,8 @@ impl<'t> Reader<'t> {
                 Some(Ok((Event::Comment(..), _))) => {}
                 Some(Ok(event)) => return Ok(event),
                 Some(Err(error)) => {
-                    let at = error.marker();
-                    let (line, column) = (at.line(), at.col() + 1);
-                    return Err(ParseError { document: self.document.max(1), line, column, problem: error.info() });
+                    let at = error.marker().byte_offset().unwrap_or_default();
+                    return Err(self.refused(self.start + at, error.info()));
                 }
                 None => return Ok((Event::StreamEnd, Span::default())),
             }
@@ -99,7 +201,7 @@ impl<'t> Reader<'t> {
     }
 
     fn sized_node(&mut self, event: Event<'t>, span: Span, size: &mut usize) -> Result<Node, ParseError> {
-        let range = span.byte_range().unwrap_or_default();
+        let range = self.range(&span);
         let anchor = event.anchor_id().unwrap_or_default();
         let before = *size;
         *size += 1;
@@ -115,7 +217,7 @@ impl<'t> Reader<'t> {
                 loop {
                     let (event, span) = self.next()?;
                     if matches!(event, Event::SequenceEnd) {
-                        end = span.byte_range().unwrap_or_default().end;
+                        end = self.range(&span).end;
                         break;
                     }
                     items.push(self.sized_node(event, span, size)?);
@@ -127,10 +229,15 @@ impl<'t> Reader<'t> {
                 loop {
                     let (event, span) = self.next()?;
                     if matches!(event, Event::MappingEnd) {
-                        end = span.byte_range().unwrap_or_default().end;
+                        end = self.range(&span).end;
                         break;
                     }
                     let key = self.sized_node(event, span, size)?;
+                    if matches!(key.content, Content::Mapping { .. } | Content::Sequence { .. }) {
+                        let template = self.text[..key.start].ends_with('{') && self.text[key.start..].starts_with('{');
+                        let problem = if template { TEMPLATE } else { "a key is not a mapping or a list to Kubernetes" };
+                        return Err(self.error_at(key.start - usize::from(template), problem));
+                    }
                     if let Some(name) = key.scalar()
                         && entries.iter().any(|(other, _)| other.scalar() == Some(name))
                     {
@@ -157,7 +264,46 @@ impl<'t> Reader<'t> {
     }
 }
 
+impl Document {
+    /// Its value, aliases written out.
+    pub fn value(&self) -> Value {
+        self.root.value()
+    }
+
+    /// Whether it is a mapping, as all objects are.
+    pub fn is_mapping(&self) -> bool {
+        matches!(self.root.content, Content::Mapping { .. })
+    }
+
+    /// Something wrong at the node at a JSON pointer, or at the last one on the way there.
+    pub fn error(&self, text: &str, pointer: &str, problem: impl Into<String>) -> ParseError {
+        let (line, column) = place(text, self.root.nearest(pointer).start);
+        ParseError { document: self.number, line, column, problem: problem.into() }
+    }
+
+    /// How the node at a JSON pointer is written, if it is a scalar on one line.
+    pub fn source<'t>(&self, text: &'t str, pointer: &str) -> Option<&'t str> {
+        let node = self.root.at(pointer).filter(|node| node.scalar().is_some())?;
+        Some(text[node.start..node.end.max(node.start)].trim()).filter(|source| !source.contains(['\n', '\r']))
+    }
+
+    /// Whether nodes are shared by aliases at a JSON pointer or on the way there.
+    pub fn is_shared(&self, pointer: &str) -> bool {
+        self.root.at(pointer).is_none_or(Node::is_shared)
+    }
+}
+
 impl Node {
+    fn is_shared(&self) -> bool {
+        self.anchor != 0
+            || match &self.content {
+                Content::Alias(_) => true,
+                Content::Scalar { .. } => false,
+                Content::Sequence { items, .. } => items.iter().any(Self::is_shared),
+                Content::Mapping { entries, .. } => entries.iter().any(|(key, value)| key.is_shared() || value.is_shared()),
+            }
+    }
+
     fn scalar(&self) -> Option<&str> {
         match &self.content {
             Content::Scalar { text, .. } => Some(text),
@@ -167,19 +313,29 @@ impl Node {
 
     /// The node at a JSON pointer.
     fn at(&self, pointer: &str) -> Option<&Self> {
-        let Some(rest) = pointer.strip_prefix('/') else { return Some(self) };
-        let (part, rest) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
-        let part = unescape(part);
-        let child = match &self.content {
-            Content::Mapping { entries, .. } => entries.iter().find(|(key, _)| key.scalar() == Some(&part)).map(|(_, value)| value),
-            Content::Sequence { items, .. } => items.get(part.parse::<usize>().ok()?),
-            _ => None,
-        };
-        child?.at(rest)
+        let mut parts = pointer.split('/').skip(1);
+        parts.try_fold(self, |node, part| node.child(&unescape(part)))
     }
 
-    /// The value of a document's root, aliases written out.
-    pub fn value(&self) -> Value {
+    /// The node at a JSON pointer, or the last one on the way there.
+    fn nearest(&self, pointer: &str) -> &Self {
+        let mut node = self;
+        for part in pointer.split('/').skip(1) {
+            let Some(child) = node.child(&unescape(part)) else { break };
+            node = child;
+        }
+        node
+    }
+
+    fn child(&self, name: &str) -> Option<&Self> {
+        match &self.content {
+            Content::Mapping { entries, .. } => entries.iter().find(|(key, _)| key.scalar() == Some(name)).map(|(_, value)| value),
+            Content::Sequence { items, .. } => items.get(name.parse::<usize>().ok()?),
+            _ => None,
+        }
+    }
+
+    fn value(&self) -> Value {
         self.value_with(&mut HashMap::new())
     }
 
@@ -202,305 +358,40 @@ impl Node {
         }
         value
     }
-
-    /// Whether there is a merge key (`<<`) in it, whose members the value does not show.
-    pub fn has_merge_key(&self) -> bool {
-        match &self.content {
-            Content::Mapping { entries, .. } => entries.iter().any(|(key, value)| key.scalar() == Some("<<") || value.has_merge_key()),
-            Content::Sequence { items, .. } => items.iter().any(Self::has_merge_key),
-            _ => false,
-        }
-    }
 }
 
-/// By YAML 1.2's core schema.
+/// As kubectl resolves it: YAML 1.2's core schema, with the booleans and octal numbers of YAML 1.1 (go-yaml 2).
 fn scalar_value(text: &str, plain: bool, tag: Option<&str>) -> Value {
     if !plain || tag == Some("str") {
         return Value::String(text.to_owned());
     }
     match text {
-        "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
-        "true" | "True" | "TRUE" => return Value::Bool(true),
-        "false" | "False" | "FALSE" => return Value::Bool(false),
-        _ => {}
-    }
-    if let Ok(number) = text.parse::<i64>() {
-        return Value::from(number);
-    }
-    let numeric = text.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b)) && text.bytes().any(|b| b.is_ascii_digit());
-    match text.parse::<f64>() {
-        Ok(number) if numeric && number.is_finite() => Value::from(number),
-        _ => Value::String(text.to_owned()),
+        "" | "~" | "null" | "Null" | "NULL" => Value::Null,
+        "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" | "y" | "Y" => Value::Bool(true),
+        "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" | "n" | "N" => Value::Bool(false),
+        _ => number(text).unwrap_or_else(|| Value::String(text.to_owned())),
     }
 }
 
-/// Operations below a node of a document.
-pub struct Change {
-    /// The document among those of [`parse`].
-    pub document: usize,
-    /// JSON pointer to what the operations' paths are relative to.
-    pub base: String,
-    /// What to do.
-    pub operations: Vec<Operation>,
-}
-
-/// Bytes to take out and what to put there.
-#[derive(Debug)]
-struct Edit {
-    start: usize,
-    end: usize,
-    text: String,
-}
-
-/// Changes a text; returns it with a word for each change whether it could be made (a text that shares nodes by aliases cannot be changed
-/// in one place).
-pub fn edit(text: &str, documents: &[Node], changes: &[Change]) -> (String, Vec<bool>) {
-    let mut made: Vec<bool> = vec![true; changes.len()];
-    loop {
-        let mut edits = Vec::new();
-        for (change, made) in changes.iter().zip(&mut made) {
-            if *made {
-                let found =
-                    documents.get(change.document).and_then(|root| root.at(&change.base)).and_then(|node| edits_of(text, node, change));
-                match found {
-                    Some(found) => edits.extend(found),
-                    None => *made = false,
-                }
-            }
-        }
-        let edited = carry_out(text, edits);
-        let after: Option<Vec<Value>> = parse(&edited).ok().map(|documents| documents.iter().map(Node::value).collect());
-        let wrong = changes.iter().zip(&made).position(|(change, made)| {
-            *made && after.as_ref().and_then(|after| after.get(change.document)) != expected(documents, changes, change.document).as_ref()
-        });
-        match wrong {
-            None => return (edited, made),
-            Some(wrong) => {
-                // All changes of that document: which of them it was cannot be told.
-                let document = changes[wrong].document;
-                changes.iter().zip(&mut made).filter(|(change, _)| change.document == document).for_each(|(_, made)| *made = false);
-            }
-        }
-    }
-}
-
-fn expected(documents: &[Node], changes: &[Change], document: usize) -> Option<Value> {
-    let mut value = documents.get(document)?.value();
-    for change in changes.iter().filter(|change| change.document == document) {
-        if !apply(value.pointer_mut(&change.base)?, &change.operations) {
-            return None;
-        }
-    }
-    Some(value)
-}
-
-fn carry_out(text: &str, mut edits: Vec<Edit>) -> String {
-    edits.sort_by_key(|edit| edit.start);
-    let mut out = String::with_capacity(text.len() + 4096);
-    let mut at = 0;
-    for edit in edits {
-        if edit.start > at {
-            out.push_str(&text[at..edit.start]);
-        }
-        out.push_str(&edit.text);
-        at = at.max(edit.end);
-    }
-    out.push_str(&text[at..]);
-    out
-}
-
-fn edits_of(text: &str, node: &Node, change: &Change) -> Option<Vec<Edit>> {
-    let mut edits = Vec::new();
-    let mut removed: Vec<(&str, Vec<usize>)> = Vec::new();
-    let mut before = HashMap::new();
-    for operation in &change.operations {
-        let (Operation::Add { path, .. } | Operation::Remove { path }) = operation;
-        let (parent, last) = path.rsplit_once('/')?;
-        match operation {
-            Operation::Add { value, .. } => {
-                let before: &mut usize = before.entry(parent).or_default();
-                edits.push(addition(text, node.at(parent)?, &unescape(last), value, *before)?);
-                *before += 1;
-            }
-            Operation::Remove { .. } => {
-                let index = node.at(parent)?.position(&unescape(last))?;
-                match removed.iter_mut().find(|(other, _)| *other == parent) {
-                    Some((_, indexes)) => indexes.push(index),
-                    None => removed.push((parent, vec![index])),
-                }
-            }
-        }
-    }
-    for (parent, mut indexes) in removed {
-        indexes.sort_unstable();
-        edits.extend(removals(text, node.at(parent)?, &indexes)?);
-    }
-    Some(edits)
-}
-
-impl Node {
-    fn position(&self, last: &str) -> Option<usize> {
-        match &self.content {
-            Content::Mapping { entries, .. } => entries.iter().position(|(key, _)| key.scalar() == Some(last)),
-            Content::Sequence { items, .. } => last.parse().ok().filter(|index| *index < items.len()),
-            _ => None,
-        }
-    }
-
-    /// Bytes of each child, with a block sequence's dash.
-    fn children(&self, text: &str) -> Option<Vec<(usize, usize)>> {
-        match &self.content {
-            Content::Mapping { entries, .. } => Some(entries.iter().map(|(key, value)| (key.start, value.end.max(key.end))).collect()),
-            Content::Sequence { flow: true, items } => Some(items.iter().map(|item| (item.start, item.end)).collect()),
-            Content::Sequence { flow: false, items } => items.iter().map(|item| Some((dash_before(text, item.start)?, item.end))).collect(),
-            _ => None,
-        }
-    }
-
-    fn is_flow(&self) -> bool {
-        matches!(&self.content, Content::Mapping { flow: true, .. } | Content::Sequence { flow: true, .. })
-    }
-}
-
-fn dash_before(text: &str, at: usize) -> Option<usize> {
-    let before = text[..at].trim_end();
-    before.ends_with('-').then(|| before.len() - 1)
-}
-
-/// How far a byte is from its line's beginning, in characters.
-fn column(text: &str, at: usize) -> usize {
-    text[line_start(text, at)..at].chars().count()
-}
-
-fn line_start(text: &str, at: usize) -> usize {
-    text[..at].rfind('\n').map_or(0, |newline| newline + 1)
-}
-
-/// Adds to the front of a parent that so many were added to.
-fn addition(text: &str, parent: &Node, last: &str, value: &Value, before: usize) -> Option<Edit> {
-    if let Content::Mapping { entries, .. } = &parent.content
-        && let Some((key, there)) = entries.iter().find(|(key, _)| key.scalar() == Some(last))
-    {
-        return Some(replacement(text, key, there, value));
-    }
-    let children = parent.children(text)?;
-    let is_mapping = matches!(parent.content, Content::Mapping { .. });
-    if !is_mapping && last.parse() != Ok(before) {
-        return None;
-    }
-    if parent.is_flow() {
-        // Before the first one, so that what is between the bracket and it stays between the bracket and the new one.
-        let at = children.first().map_or(parent.start + 1, |(first, _)| *first);
-        let mut new = if is_mapping { format!("{}: {value}", Value::from(last)) } else { value.to_string() };
-        if !children.is_empty() {
-            new.push_str(", ");
-        } else if before > 0 {
-            new.insert_str(0, ", ");
-        }
-        return Some(Edit { start: at, end: at, text: new });
-    }
-    let (first, _) = *children.first()?;
-    let indent = column(text, first);
-    let mut new = String::new();
-    if is_mapping {
-        new.push_str(&plain_or_quoted(last));
-        new.push(':');
-        write_value(&mut new, value, indent, true);
-    } else {
-        new.push('-');
-        write_value(&mut new, value, indent, false);
-    }
-    new.push('\n');
-    new.push_str(&" ".repeat(indent));
-    Some(Edit { start: first, end: first, text: new })
-}
-
-/// For a key that is there, with nothing or with another value.
-fn replacement(text: &str, key: &Node, there: &Node, value: &Value) -> Edit {
-    if text[there.start.min(there.end)..there.end].trim().is_empty() {
-        let colon = text[key.end..].find(':').map_or(key.end, |at| key.end + at + 1);
-        return Edit { start: colon, end: colon, text: format!(" {value}") };
-    }
-    let end = there.start + text[there.start..there.end].trim_end().len();
-    Edit { start: there.start, end, text: value.to_string() }
-}
-
-/// Takes runs of children out.
-fn removals(text: &str, parent: &Node, indexes: &[usize]) -> Option<Vec<Edit>> {
-    let children = parent.children(text)?;
-    let mut edits = Vec::new();
-    let mut rest = indexes;
-    while let Some((&first, _)) = rest.split_first() {
-        let length = rest.iter().enumerate().take_while(|(step, index)| **index == first + step).count();
-        let after = first + length;
-        let (start, end) = match (children.get(after), first.checked_sub(1)) {
-            (Some((next, _)), _) => (children.get(first)?.0, *next),
-            (None, Some(before)) if parent.is_flow() => (children.get(before)?.1, children.get(after - 1)?.1),
-            (None, Some(_)) => {
-                let content = text[..children.get(after - 1)?.1].trim_end().len();
-                let end = text[content..].find('\n').map_or(text.len(), |newline| content + newline + 1);
-                (line_start(text, children.get(first)?.0), end)
-            }
-            (None, None) if parent.is_flow() => (children.get(first)?.0, children.get(after - 1)?.1),
-            (None, None) => return None,
-        };
-        edits.push(Edit { start, end, text: String::new() });
-        rest = &rest[length..];
-    }
-    Some(edits)
-}
-
-/// Writes a value behind a key or a dash that stands at a column.
-fn write_value(out: &mut String, value: &Value, indent: usize, newline: bool) {
-    let pad = |out: &mut String, first: bool| {
-        // Behind a dash the first line goes on, behind a key there is a new one.
-        if first && !newline {
-            out.push(' ');
-        } else {
-            out.push('\n');
-            out.push_str(&" ".repeat(indent + 2));
-        }
+fn number(text: &str) -> Option<Value> {
+    let (sign, digits) = text.strip_prefix('-').map_or(("", text.strip_prefix('+').unwrap_or(text)), |digits| ("-", digits));
+    digits.bytes().next().filter(|first| first.is_ascii_digit() || *first == b'.')?;
+    let digits = digits.replace('_', "");
+    let prefixes = [("0x", 16), ("0X", 16), ("0o", 8), ("0O", 8), ("0b", 2), ("0B", 2)];
+    let (digits, radix) = match prefixes.into_iter().find_map(|(prefix, radix)| Some((digits.strip_prefix(prefix)?, radix))) {
+        Some((rest, radix)) => (rest, radix),
+        None if digits.len() > 1 && digits.starts_with('0') && digits.bytes().all(|b| (b'0'..=b'7').contains(&b)) => (&digits[1..], 8),
+        None => (digits.as_str(), 10),
     };
-    match value {
-        Value::Object(members) if !members.is_empty() => {
-            for (number, (key, value)) in in_order(members).enumerate() {
-                pad(out, number == 0);
-                out.push_str(&plain_or_quoted(key));
-                out.push(':');
-                write_value(out, value, indent + 2, true);
-            }
-        }
-        Value::Array(items) if !items.is_empty() => {
-            for (number, item) in items.iter().enumerate() {
-                pad(out, number == 0);
-                out.push('-');
-                write_value(out, item, indent + 2, false);
-            }
-        }
-        Value::String(text) => {
-            out.push(' ');
-            out.push_str(&plain_or_quoted(text));
-        }
-        other => {
-            out.push(' ');
-            out.push_str(&other.to_string());
+    if !digits.is_empty() && digits.chars().all(|c| c.is_digit(radix)) {
+        let unsigned = || u64::from_str_radix(digits, radix).ok().filter(|_| sign.is_empty()).map(Value::from);
+        if let Some(number) = i64::from_str_radix(&format!("{sign}{digits}"), radix).ok().map(Value::from).or_else(unsigned) {
+            return Some(number);
         }
     }
-}
-
-/// Members as people write them: the name first.
-fn in_order(members: &Map<String, Value>) -> impl Iterator<Item = (&String, &Value)> {
-    let leading = ["name", "image"];
-    let first = leading.into_iter().filter_map(|key| members.get_key_value(key));
-    first.chain(members.iter().filter(move |(key, _)| !leading.contains(&key.as_str())))
-}
-
-/// A text without quotes only where no reader, old or new, takes it for something else.
-fn plain_or_quoted(text: &str) -> String {
-    let begins = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/');
-    let harmless = text.chars().all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c));
-    let word = ["true", "false", "yes", "no", "on", "off", "y", "n", "null"].contains(&text.to_ascii_lowercase().as_str());
-    if begins && harmless && !word { text.to_owned() } else { Value::from(text).to_string() }
+    let numeric = radix == 10 && digits.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b));
+    let number: f64 = format!("{sign}{digits}").parse().ok().filter(|_| numeric)?;
+    number.is_finite().then(|| Value::from(number))
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ const PURE: &[&str] = &[
     "analyzer/src/inject/patch",
     "analyzer/src/inject/quantity",
     "analyzer/src/inject/tuning",
+    "analyzer/src/inject/types",
     "analyzer/src/inject/workload",
     "analyzer/src/inject/yaml",
     "analyzer/src/ingest/kubernetes/intervals",

@@ -26,7 +26,8 @@ fn namespace(name: &str, labels: &[(&str, &str)]) -> Namespace {
 }
 
 fn asked(namespace: &Namespace) -> Asked<'_> {
-    Asked { namespace: Some(namespace), own_namespace: "podtap", default_enforce: "privileged", workload: None }
+    let (labels, nulls) = (Some(&namespace.labels), Nulls::new());
+    Asked { namespace: &namespace.name, labels, own_namespace: "podtap", default_enforce: "privileged", workload: None, nulls }
 }
 
 fn enabled() -> Namespace {
@@ -293,22 +294,34 @@ fn a_pod_by_itself_has_its_own_name() {
 
 #[test]
 fn a_label_asks_and_is_taken_back() {
-    for metadata in [json!({"labels": {"app": "web"}}), json!({"name": "x"}), json!(null)] {
-        let before = if metadata.is_null() {
-            json!({"spec": {"containers": [{"name": "a"}]}})
-        } else {
-            json!({"metadata": metadata, "spec": {"containers": [{"name": "a"}]}})
-        };
+    let namespace = Namespace::default();
+    let unknown = Asked { labels: None, ..asked(&namespace) };
+    let labelled = |pod: &Value| label(pod, &unknown, &sidecar()).decision;
+    for metadata in [
+        None,
+        Some(json!({"labels": {"app": "web"}})),
+        Some(json!({"name": "x"})),
+        Some(json!({})),
+        Some(json!(null)),
+        Some(json!({"labels": {}, "annotations": null})),
+        Some(json!({"labels": null, "annotations": {}})),
+        Some(json!({"labels": {}, "annotations": {"a": "b"}})),
+    ] {
+        let mut before = json!({"spec": {"containers": [{"name": "a"}]}});
+        if let Some(metadata) = metadata {
+            before["metadata"] = metadata;
+        }
         let mut after = before.clone();
-        assert!(apply(&mut after, &label(&before).unwrap()));
+        assert!(apply(&mut after, &labelled(&before).unwrap()));
         assert_eq!(after["metadata"]["labels"][POD_LABEL], "true");
-        assert_eq!(label(&after), Ok(Vec::new()));
-        assert!(apply(&mut after.clone(), &restore(&after)));
+        assert_eq!(labelled(&after), Ok(Vec::new()));
         let operations = restore(&after);
         assert!(apply(&mut after, &operations));
         assert_eq!(after, before);
     }
-    assert_eq!(label(&json!({})), Err(Reason::Malformed));
+    assert_eq!(labelled(&json!({})), Err(Reason::Malformed));
+    assert_eq!(labelled(&with(|pod| pod["spec"]["hostNetwork"] = json!(true))), Err(Reason::HostNetwork));
+    assert_eq!(labelled(&with(|pod| pod["metadata"]["labels"][POD_LABEL] = json!("false"))), Err(Reason::Disabled));
 }
 
 /// Pods as people write them, with and without each thing that the patch looks at.

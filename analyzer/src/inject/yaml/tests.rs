@@ -1,10 +1,12 @@
 use proptest::prelude::*;
 use serde_json::json;
 
+use super::super::patch::{Nulls, Operation};
+use super::edit::{plain_or_quoted, write_value};
 use super::*;
 
 fn values(text: &str) -> Vec<Value> {
-    parse(text).unwrap().iter().map(Node::value).collect()
+    parse(text).unwrap().iter().map(Document::value).collect()
 }
 
 fn add(path: &str, value: Value) -> Operation {
@@ -17,7 +19,7 @@ fn remove(path: &str) -> Operation {
 
 /// Operations on the first document of a text; the text they give, or `None` if they cannot be carried out in place.
 fn edited(text: &str, operations: Vec<Operation>) -> Option<String> {
-    let (text, made) = edit(text, &parse(text).unwrap(), &[Change { document: 0, base: String::new(), operations }]);
+    let (text, made) = edit(text, &parse(text).unwrap(), &[Change { document: 0, base: String::new(), operations, nulls: Nulls::new() }]);
     made[0].then_some(text)
 }
 
@@ -26,16 +28,22 @@ fn check(text: &str, operations: Vec<Operation>, expect: &str) {
 }
 
 #[test]
-fn values_are_those_of_the_core_schema() {
+fn values_are_those_that_kubectl_reads() {
     let check = |text: &str, expect: Value| assert_eq!(values(text), [expect], "{text}");
     check(
         "a: 1\nb: '1'\nc: 1.5\nd: true\ne: 'true'\nf: ~\ng:\nh: yes\n",
-        json!({"a": 1, "b": "1", "c": 1.5, "d": true, "e": "true", "f": null, "g": null, "h": "yes"}),
+        json!({"a": 1, "b": "1", "c": 1.5, "d": true, "e": "true", "f": null, "g": null, "h": true}),
     );
     check("{\"a\": [1, {\"b\": \"\\u00e4\"}]}", json!({"a": [1, {"b": "ä"}]}));
     check("a: |\n  one\n  two\nb: >-\n  folded\n  text\n", json!({"a": "one\ntwo\n", "b": "folded text"}));
     check("a: &x {b: 1}\nc: *x\n", json!({"a": {"b": 1}, "c": {"b": 1}}));
     check("a: !!str 1\nb: 1.2.3\nc: 2026-01-01\nd: 1e3\n", json!({"a": "1", "b": "1.2.3", "c": "2026-01-01", "d": 1000.0}));
+    check("[on, Off, y, N, YES, oN, 'no']", json!([true, false, true, false, true, "oN", "no"]));
+    check(
+        "[0x1f, -0x10, 0o17, 017, 08, 0b11, 1_000, +5, 0x, 18446744073709551615]",
+        json!([31, -16, 15, 15, 8, 3, 1000, 5, "0x", u64::MAX]),
+    );
+    check("[., 0, -0.5, .5, 1., 99999999999999999999]", json!([".", 0, -0.5, 0.5, 1.0, 1e20]));
     assert_eq!(values("---\na: 1\n---\n# nothing\n---\nb: 2\n"), [json!({"a": 1}), json!({"b": 2})]);
     assert_eq!(values(""), Vec::<Value>::new());
 }
@@ -92,7 +100,8 @@ fn what_cannot_be_changed_in_one_place_is_left() {
     assert_eq!(edited("a: &x\n  b: 1\nc: *x\n", vec![add("/c/d", json!(1))]), None);
     // The document beside it is changed all the same.
     let text = "a: &x\n  b: 1\nc: *x\n---\na: 1\n";
-    let change = |document: usize, path: &str| Change { document, base: String::new(), operations: vec![add(path, json!(1))] };
+    let change =
+        |document: usize, path: &str| Change { document, base: String::new(), operations: vec![add(path, json!(1))], nulls: Nulls::new() };
     let (after, made) = edit(text, &parse(text).unwrap(), &[change(0, "/a/d"), change(1, "/b")]);
     assert_eq!((after.as_str(), made), ("a: &x\n  b: 1\nc: *x\n---\nb: 1\na: 1\n", vec![false, true]));
 }
