@@ -55,8 +55,8 @@ pub struct Pairing {
     request_hole: bool,
     /// Answers may have been missed, or the position in them is lost.
     answer_hole: bool,
-    /// How far the server's stream was read at the last hole in the requests, or was acknowledged by what came behind it: a request that acknowledges no more than this may
-    /// have been sent together with a lost one, whose answer comes first.
+    /// How far the server's stream was read at the last hole in the requests, or was acknowledged by what came behind it: a
+    /// request that acknowledges no more than this may have been sent together with a lost one, whose answer comes first.
     hole_offset: Option<u64>,
     /// The front is the first request seen on a connection joined in the middle: should the client turn out to pipeline, an
     /// earlier one may be open too.

@@ -74,8 +74,8 @@ impl Way {
     }
 }
 
-/// The first byte: 1, the handshake was not seen; the rest see [`Way`]. Then for each turn a byte (1 server, 2 waits, 4 acknowledges nothing new, 24 what
-/// it does), a length in two bytes, and that many bytes.
+/// The first byte: 1, the handshake was not seen; the rest see [`Way`]. Then for each turn a byte (1 server, 2 waits, 4
+/// acknowledges nothing new, 24 what it does), a length in two bytes, and that many bytes.
 fn turns<'a>(bytes: &mut Bytes<'a>) -> Vec<Turn<'a>> {
     let mut turns = Vec::new();
     while !bytes.0.is_empty() && turns.len() < MAX_TURNS {

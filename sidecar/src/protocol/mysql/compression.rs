@@ -115,8 +115,8 @@ struct Stream {
     unpacked_left: usize,
     /// The current packet is packed.
     packed: bool,
-    /// The rest of the current packet is of no use.
-    skipping: bool,
+    /// Why the rest of the current packet is of no use, and how many of its bytes on the wire are counted for that when they come.
+    skipping: Option<(Discard, usize)>,
     /// What is known about the current packet's header, until its first unpacked byte.
     header: Option<Mark>,
     /// The current packet's last byte, until all of the packet is there.
@@ -209,7 +209,7 @@ impl Envelope {
         stream.left = header.length;
         stream.packed = header.unpacked > 0;
         stream.unpacked_left = if stream.packed { header.unpacked } else { header.length };
-        stream.skipping = false;
+        stream.skipping = None;
         stream.held = None;
         stream.header = Some(input.segment().0);
         let needed = stream.marks.first().map_or(start, |mark| mark.offset);
@@ -233,8 +233,10 @@ impl Envelope {
         let Some(bytes) = segment.get(..length) else { return Progress::Reject };
         stream.left -= length;
         let over = stream.left == 0;
-        // The bytes of a packet that is passed over were counted when that was decided.
-        let outcome = if stream.skipping {
+        let outcome = if let Some((why, uncounted)) = &mut stream.skipping {
+            let counted = length.min(*uncounted);
+            *uncounted -= counted;
+            out.discard(*why, counted);
             Ok(())
         } else if stream.packed {
             self.unpack(input.sender, mark, bytes, out)
@@ -292,7 +294,6 @@ impl Envelope {
     fn skip(&mut self, sender: Sender, why: Refusal, lost: u64, out: &mut Output<'_>) {
         let stream = stream(&mut self.streams, sender);
         stream.release(out);
-        stream.skipping = true;
         let held = usize::from(stream.held.take().is_some());
         let missing = std::mem::take(&mut stream.unpacked_left) + held;
         let reason = match why {
@@ -301,7 +302,11 @@ impl Envelope {
             Refusal::Malformed => Discard::Malformed,
         };
         let rest = self.mysql.scale(sender).wire(stream.offset.unwrap_or(0), missing);
-        out.discard(reason, rest.saturating_sub(lost) as usize);
+        let useless = rest.saturating_sub(lost) as usize;
+        // What the packet says it has may never come.
+        let uncounted = useless.min(stream.left);
+        stream.skipping = Some((reason, uncounted));
+        out.discard(reason, useless - uncounted);
         self.hole(sender, missing as u64, lost.min(rest), out);
     }
 
@@ -424,9 +429,9 @@ impl Envelope {
             return self.lose(gap.sender, gap.length, out);
         }
         stream.left -= gap.length as usize;
-        if !stream.skipping && stream.packed {
+        if stream.skipping.is_none() && stream.packed {
             self.skip(gap.sender, Refusal::Malformed, gap.length, out);
-        } else if !stream.skipping {
+        } else if stream.skipping.is_none() {
             stream.unpacked_left -= gap.length as usize;
             self.hole(gap.sender, gap.length, gap.length, out);
         }
