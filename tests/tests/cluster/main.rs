@@ -7,6 +7,7 @@ mod application;
 mod counts;
 mod crash;
 mod injection;
+mod kernel;
 mod remains;
 mod reuse;
 mod smoke;
@@ -38,6 +39,7 @@ const LONG: &[(&str, Part)] = &[
     ("a Job ends with the sidecar in it", injection::job),
     ("Pod Security keeps its say", injection::pod_security),
     ("an address that another pod gets stays with whoever had it", reuse::address),
+    ("a sidecar with eBPF by annotation, and the kubelet's probes", kernel::ebpf),
     ("deploys go through without the injector", injection::outage),
     ("nothing that was sent is missing", counts::stop),
 ];
