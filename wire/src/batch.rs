@@ -18,9 +18,6 @@ pub const FORMAT: u32 = 1;
 /// Most records that one batch may hold: bounds what a hostile batch can make the analyzer allocate.
 pub const MAX_ROWS: u32 = 65_536;
 
-/// What an address is that the batch does not give.
-const NO_ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
-
 /// A batch as it travels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncodedBatch {
@@ -290,7 +287,7 @@ macro_rules! read {
         $self.timestamps.get($row).copied().unwrap_or_default()
     };
     (address, $self:ident, $name:ident, $row:ident) => {
-        $self.addresses.get(column(&$self.batch.$name, $row) as usize).copied().unwrap_or(NO_ADDRESS)
+        $self.address(column(&$self.batch.$name, $row))
     };
     (list, $self:ident, $name:ident, $row:ident) => {
         $self.batch.$name.get($row).map(|list| list.item.iter().map(|index| $self.text(*index)).collect()).unwrap_or_default()
@@ -503,8 +500,13 @@ impl DecodedBatch {
     /// The server's and the client's address of a row.
     #[inline]
     pub fn ends(&self, row: usize) -> (IpAddr, IpAddr) {
-        let address = |index: u32| self.addresses.get(index as usize).copied().unwrap_or(NO_ADDRESS);
-        (address(column(&self.batch.server_address, row)), address(column(&self.batch.client_address, row)))
+        (self.address(column(&self.batch.server_address, row)), self.address(column(&self.batch.client_address, row)))
+    }
+
+    /// One of the table of addresses; 0.0.0.0 where it has none.
+    #[inline]
+    pub fn address(&self, index: u32) -> IpAddr {
+        self.addresses.get(index as usize).copied().unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED))
     }
 
     /// The table of addresses.

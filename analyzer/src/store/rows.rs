@@ -3,7 +3,6 @@
 //! The columns of `requests` are made from the table of names in `wire`, so a field added there is a column here (and a migration
 //! that adds it: see `schema/`). Pure: gives bytes, sends nothing.
 
-use std::net::IpAddr;
 use std::ops::Range;
 
 use podtap_wire::{Column, FIELDS, column};
@@ -216,7 +215,9 @@ impl RequestWriter {
     pub fn begin(&mut self, placed: &PlacedBatch) {
         self.dictionary.begin(placed.batch.strings().len());
         self.addresses.clear();
-        self.addresses.extend(placed.batch.addresses().iter().map(IpAddr::to_string));
+        // A batch without addresses has the first one all the same: none.
+        let count = placed.batch.addresses().len().max(1) as u32;
+        self.addresses.extend((0..count).map(|index| placed.batch.address(index).to_string()));
     }
 
     /// Writes some of the records of the batch that [`Self::begin`] was told.
@@ -243,7 +244,7 @@ impl RequestWriter {
                 date_time(if clamped { placed.message_time_ns } else { column(timestamps, row) }) as u64
             })),
             Column::Addresses(indices) => {
-                let text = |index: u32| addresses.get(index as usize).map_or(NO_ADDRESS, String::as_str);
+                let text = |index: u32| addresses.get(index as usize).map_or("", String::as_str);
                 columns.texts(rows().map(|row| column(indices, row)), text, dictionary);
             }
             Column::Lists(lists) => columns.lists(rows().map(|row| {
@@ -260,9 +261,6 @@ impl RequestWriter {
         columns.numbers(rows().map(|row| u64::from(fate(row) == Fate::Kept)));
     }
 }
-
-/// What an address is that the batch does not give.
-const NO_ADDRESS: &str = "0.0.0.0";
 
 /// Writes one row of `request_histograms`.
 pub fn series(rows: &mut Native, write: &BlockWrite, row: &SeriesRow) {
