@@ -13,7 +13,7 @@ use clickhouse::{Client, Row};
 use podtap_wire::proto::{CounterSample, Resource};
 use podtap_wire::{BatchBuilder, EncodedBatch, Protocol, RequestRecord, Side, Status};
 use serde::Deserialize;
-use stage::{Bench, Ports, deliver, get, ready, until};
+use stage::{Bench, Ports, Ready, deliver, get, ready, until};
 
 /// Batches of HTTP and SQL records, and what they add up to.
 struct Sent {
@@ -73,12 +73,7 @@ async fn counted(client: &Client, sql: &str) -> BTreeMap<(String, String), u64> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_sent_is_what_sql_counts() {
-    let mut bench = Bench::new("grpc-to-clickhouse");
-    let url = bench.clickhouse();
-    let ports = Ports::free();
-    let client = Client::default().with_url(&url).with_database("podtap");
-    let mut analyzer = bench.analyzer(&url, &ports, &[]);
-    ready(&ports).await;
+    let Ready { mut bench, url, ports, client, mut analyzer } = Ready::start("grpc-to-clickhouse", &[]).await;
     let sent = batches(60, 100);
     deliver(&ports, &sent.batches[..20]).await.expect("acknowledged");
     // Killed in the middle, and everything is sent again.

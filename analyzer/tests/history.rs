@@ -15,7 +15,7 @@ use podtap_analyzer::store::views::VIEWS;
 use podtap_wire::proto::{CounterSample, Resource};
 use podtap_wire::{BatchBuilder, EncodedBatch, Protocol, RequestRecord, Side, Status};
 use serde::Deserialize;
-use stage::{Bench, Ports, deliver, ready, until};
+use stage::{Bench, Ports, Ready, deliver, ready, until};
 
 const SECOND: u64 = 1_000_000_000;
 const PODS: u64 = 1_000;
@@ -110,12 +110,7 @@ struct Quantile {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn quantiles_of_a_thousand_pods_are_within_one_percent_at_every_step() {
-    let mut bench = Bench::new("quantiles");
-    let url = bench.clickhouse();
-    let ports = Ports::free();
-    let client = Client::default().with_url(&url).with_database("podtap");
-    bench.analyzer(&url, &ports, &[]);
-    ready(&ports).await;
+    let Ready { bench, url, ports, client, .. } = Ready::start("quantiles", &[]).await;
     let mut exact = BTreeMap::new();
     let sent = pods(now_ns(), &mut exact);
     deliver(&ports, &sent).await.expect("acknowledged");
@@ -183,12 +178,7 @@ async fn all_steps_agree(client: &Client, requests: u64, what: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn roll_ups_equal_what_they_are_made_from() {
-    let mut bench = Bench::new("rollups");
-    let url = bench.clickhouse();
-    let ports = Ports::free();
-    let client = Client::default().with_url(&url).with_database("podtap");
-    bench.analyzer(&url, &ports, &["--rollup-interval=1s"]);
-    ready(&ports).await;
+    let Ready { bench, url, ports, client, .. } = Ready::start("rollups", &["--rollup-interval=1s"]).await;
     let now = now_ns();
     // Thirty hours and this one: what has ended is rolled up by itself, the rest on demand.
     let times: Vec<u64> = (0..4_000u64).map(|number| now - (number * 67 % 108_000) * SECOND).collect();
@@ -329,12 +319,7 @@ async fn views_have_the_columns_that_the_documentation_says() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sampling_leaves_the_histograms_alone_and_completeness_adds_up() {
-    let mut bench = Bench::new("sampling");
-    let url = bench.clickhouse();
-    let ports = Ports::free();
-    let client = Client::default().with_url(&url).with_database("podtap");
-    bench.analyzer(&url, &ports, &["--request-sampling=0.1"]);
-    ready(&ports).await;
+    let Ready { bench: _bench, ports, client, .. } = Ready::start("sampling", &["--request-sampling=0.1"]).await;
     let counters = |factor: u64| {
         let sample = |name: &str, reason: &str, value| CounterSample { name: name.to_owned(), reason: reason.to_owned(), value };
         vec![

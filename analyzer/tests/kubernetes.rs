@@ -18,7 +18,7 @@ use podtap_analyzer::store::retention::Retention;
 use podtap_wire::proto::Resource;
 use podtap_wire::{BatchBuilder, EncodedBatch, Protocol, RequestRecord, Side, Status};
 use serde::Deserialize;
-use stage::{Bench, Ports, deliver, ready, until};
+use stage::{Bench, Ready, deliver, until};
 
 const SECOND: u64 = 1_000_000_000;
 const MILLISECOND: u64 = 1_000_000;
@@ -230,12 +230,7 @@ fn traffic(past: u64) -> [EncodedBatch; 2] {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_are_counted_once_and_named_by_who_had_the_address_then() {
-    let mut bench = Bench::new("kubernetes");
-    let url = bench.clickhouse();
-    let ports = Ports::free();
-    let client = Client::default().with_url(&url).with_database("podtap");
-    bench.analyzer(&url, &ports, &["--kubernetes=off"]);
-    ready(&ports).await;
+    let Ready { bench: _bench, url, ports, client, .. } = Ready::start("kubernetes", &["--kubernetes=off"]).await;
     let past = past();
     store(&url).write_owners(owners(past).iter()).await.unwrap();
     deliver(&ports, &traffic(past)).await.expect("acknowledged");
@@ -320,12 +315,7 @@ const UNKNOWN: u64 = u64::MAX;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_exchange_whose_answer_one_end_alone_saw_is_one() {
-    let mut bench = Bench::new("kubernetes-ends");
-    let url = bench.clickhouse();
-    let ports = Ports::free();
-    let client = Client::default().with_url(&url).with_database("podtap");
-    bench.analyzer(&url, &ports, &["--kubernetes=off"]);
-    ready(&ports).await;
+    let Ready { bench: _bench, url, ports, client, .. } = Ready::start("kubernetes-ends", &["--kubernetes=off"]).await;
     let past = past();
     store(&url).write_owners(owners(past).iter()).await.unwrap();
     let mut front = Sidecar::new(1, "front-1", "front", "10.244.0.5");
@@ -407,12 +397,7 @@ async fn an_exchange_whose_answer_one_end_alone_saw_is_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_period_covers_whole_tens_of_seconds() {
-    let mut bench = Bench::new("kubernetes-periods");
-    let url = bench.clickhouse();
-    let ports = Ports::free();
-    let client = Client::default().with_url(&url).with_database("podtap");
-    bench.analyzer(&url, &ports, &["--kubernetes=off"]);
-    ready(&ports).await;
+    let Ready { bench: _bench, url, ports, client, .. } = Ready::start("kubernetes-periods", &["--kubernetes=off"]).await;
     let past = past();
     store(&url).write_owners(owners(past).iter()).await.unwrap();
     let mut back = Sidecar::new(2, "back-1", "back", "10.244.1.7");

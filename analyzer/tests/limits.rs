@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use clickhouse::Client;
 use podtap_wire::proto::Resource;
 use podtap_wire::{BatchBuilder, EncodedBatch, Protocol, RequestRecord, Side};
-use stage::{Bench, Ports, deliver, get, ready, until};
+use stage::{Bench, Ports, Ready, deliver, get, ready, until};
 
 /// The cap of what waits in memory; see `ingest/partition.rs`.
 const MAX_PENDING_BYTES: f64 = 134_217_728.0;
@@ -84,12 +84,7 @@ async fn refused_and_then_taken(client: &Client, ports: &Ports, reason: &str, fi
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_that_refuse_are_told_apart_and_nothing_is_lost() {
-    let mut bench = Bench::new("refused");
-    let url = bench.clickhouse();
-    let ports = Ports::free();
-    let client = Client::default().with_url(&url).with_database("podtap");
-    bench.analyzer(&url, &ports, &[]);
-    ready(&ports).await;
+    let Ready { bench: _bench, ports, client, .. } = Ready::start("refused", &[]).await;
     let run = async |sql: &str| client.query_raw(sql).execute().await.unwrap_or_else(|error| panic!("{sql}: {error}"));
     run("ALTER TABLE requests MODIFY SETTING table_readonly = 1").await;
     let relent = async || run("ALTER TABLE requests MODIFY SETTING table_readonly = 0").await;
@@ -129,12 +124,7 @@ async fn a_full_disk_is_told_and_nothing_is_lost() {
 async fn a_store_that_stands_still_costs_no_more_memory_than_the_cap() {
     const RECORDS: u64 = 4_096;
     const AT_ONCE: u64 = 50;
-    let mut bench = Bench::new("memory");
-    let url = bench.clickhouse();
-    let ports = Ports::free();
-    let client = Client::default().with_url(&url).with_database("podtap");
-    let analyzer = bench.analyzer(&url, &ports, &[]);
-    ready(&ports).await;
+    let Ready { bench, ports, client, analyzer, .. } = Ready::start("memory", &[]).await;
     bench.signal(0, "STOP");
     let pending = async || metric(&ports, "podtap_ingest_pending_bytes{transport=\"grpc\"}").await;
     let lag = async || metric(&ports, "podtap_ingest_lag{topic=\"grpc\",partition=\"0\"}").await;

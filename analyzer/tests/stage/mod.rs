@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use clickhouse::Client;
 use podtap_wire::EncodedBatch;
 use podtap_wire::proto::Envelope;
 use podtap_wire::proto::ingest_client::IngestClient;
@@ -188,6 +189,29 @@ pub async fn until<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<T>) -
 pub async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     let response = reqwest::get(format!("http://{address}{path}")).await.ok()?;
     Some((response.status().as_u16(), response.text().await.ok()?))
+}
+
+/// An endpoint, an analyzer that is ready, and a client of its database.
+pub struct Ready {
+    pub bench: Bench,
+    pub url: String,
+    pub ports: Ports,
+    pub client: Client,
+    /// The analyzer's index among the processes.
+    pub analyzer: usize,
+}
+
+impl Ready {
+    /// Starts them; `more` are flags of the analyzer.
+    pub async fn start(name: &str, more: &[&str]) -> Self {
+        let mut bench = Bench::new(name);
+        let url = bench.clickhouse();
+        let ports = Ports::free();
+        let client = Client::default().with_url(&url).with_database("podtap");
+        let analyzer = bench.analyzer(&url, &ports, more);
+        ready(&ports).await;
+        Self { bench, url, ports, client, analyzer }
+    }
 }
 
 /// Waits for /readyz.
