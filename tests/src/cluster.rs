@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::process::{Output, Process, Spec, run_to_end};
 use crate::run::{Run, binary};
-use crate::{Context, Failure, Result, wait};
+use crate::{Context, Failure, Result, running, wait};
 
 /// Building what has changed, and the first images, take the longest.
 const UP_LIMIT: Duration = Duration::from_secs(1800);
@@ -200,17 +200,10 @@ impl Cluster {
     }
 
     /// A pod's process on this machine, by its program's name: its control group names the pod.
-    pub fn process(&self, namespace: &str, pod: &str, program: &str) -> Result<u32> {
+    pub fn process(&self, namespace: &str, pod: &str, program: &str) -> Result<i32> {
         let uid = self.field(namespace, &format!("pod/{pod}"), "{.metadata.uid}")?;
-        for entry in fs::read_dir("/proc").context("reading /proc")?.flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            // Unreadable means gone.
-            let of = |file: &str| fs::read(entry.path().join(file)).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
-            if of("cgroup").contains(&uid) && of("cmdline").split('\0').next().is_some_and(|own| own.rsplit('/').next() == Some(program)) {
-                return Ok(pid);
-            }
-        }
-        Err(Failure(format!("{program} of the pod {pod} has no process on this machine")))
+        let found = running::all()?.into_iter().find(|process| process.text("cgroup").contains(&uid) && process.runs(program));
+        found.map(|process| process.pid).context(format!("{program} of the pod {pod} has no process on this machine"))
     }
 
     /// A command in a container.

@@ -21,6 +21,7 @@ pub mod process;
 pub mod proxy;
 pub mod random;
 pub mod run;
+pub mod running;
 pub mod sidecar;
 pub mod system;
 pub mod wait;

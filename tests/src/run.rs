@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::{Context, Failure, Result, wait};
+use crate::{Context, Failure, Result, running, wait};
 
 /// Environment variable that marks every process of a run with the run's name.
 pub const MARK: &str = "PODTAP_RUN";
@@ -207,17 +207,8 @@ fn remove_processes(name: &str) -> Result<()> {
 
 /// All processes that carry a mark, with it. (nginx writes its title over its environment: its namespace finds it.)
 fn marked_processes() -> Vec<(i32, String)> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
-        .filter_map(|pid| {
-            // Unreadable means another user's, or gone: neither is ours.
-            let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
-            let mut variables = environment.split(|byte| *byte == 0);
-            let mark = variables.find_map(|variable| variable.strip_prefix(MARK.as_bytes())?.strip_prefix(b"="))?;
-            Some((pid, String::from_utf8_lossy(mark).into_owned()))
-        })
-        .collect()
+    let all = running::all().unwrap_or_default();
+    all.iter().filter_map(|process| Some((process.pid, process.variable(MARK)?))).collect()
 }
 
 fn remove_namespaces(name: &str) -> Result<()> {

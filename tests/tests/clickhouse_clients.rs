@@ -16,7 +16,7 @@ use clickhouse::{Client, Compression, Row};
 use podtap_tests::clickhouse::ClickHouse;
 use podtap_tests::process::{Spec, run_to_end};
 use podtap_tests::run::{Run, binary, program};
-use podtap_tests::{Context, Failure, Result, http, wait};
+use podtap_tests::{Context, Failure, Result, http, running, wait};
 use serde::{Deserialize, Serialize};
 
 /// Longest time a client's program may take.
@@ -176,13 +176,6 @@ async fn rust_crate() -> Result<()> {
     plain.query(&format!("DROP DATABASE {database}")).execute().await.context("DROP DATABASE")
 }
 
-/// A value in kB of `/proc/<pid>/status`.
-fn memory(pid: u32, name: &str) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("reading the endpoint's status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix(name)).context(format!("no {name}"))?;
-    line.trim_matches([':', ' ', '\t']).trim_end_matches(" kB").parse().context(format!("{name}: {line}"))
-}
-
 /// One plain request; its answer's bytes are counted, not kept.
 fn drain(address: SocketAddrV4, sql: &str) -> Result<u64> {
     let mut stream = TcpStream::connect(address).context("connecting")?;
@@ -198,10 +191,11 @@ fn a_big_result_and_a_big_insert_take_little_memory() -> Result<()> {
     let pid = endpoint.pid()?;
     http::request(endpoint.address(), "POST", "/", &[], "CREATE TABLE big (n UInt64, s String) ENGINE = Null")?;
     drain(endpoint.address(), "SELECT number FROM numbers(100000)")?;
-    let before = memory(pid, "VmHWM")?;
+    let peak = || running::memory_bytes(pid, "VmHWM").map(|bytes| bytes / 1024);
+    let before = peak()?;
     let bytes = drain(endpoint.address(), "SELECT number, repeat('x', 1000) FROM numbers(1000000)")?;
     assert!(bytes > 1_000_000_000, "{bytes} bytes of a million rows");
-    let grown = memory(pid, "VmHWM")? - before;
+    let grown = peak()? - before;
     eprintln!("1 GB out: {grown} kB above {before} kB");
     assert!(grown < 200_000, "1 GB out made the process {grown} kB larger");
 
@@ -216,7 +210,7 @@ fn a_big_result_and_a_big_insert_take_little_memory() -> Result<()> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).context("the answer to the insert")?;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(&format!("\"written_rows\":\"{rows}\"")), "{answer}");
-    let grown = memory(pid, "VmHWM")? - before;
+    let grown = peak()? - before;
     eprintln!("400 MB in: {grown} kB above {before} kB");
     // The engine cuts inserts into blocks of a million rows, and this one is smaller: it holds it once, and its growth.
     assert!(grown < 1_000_000, "400 MB in made the process {grown} kB larger");

@@ -1,7 +1,6 @@
 //! What the sidecar costs in a pod of a real Kubernetes: CPU and memory at 1,000 requests a second, and the application's latency with and
 //! without it, in rounds whose order alternates. `cargo xtask bench --cluster` runs it; the section goes to standard output.
 
-use std::fs;
 use std::net::SocketAddrV4;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -10,7 +9,7 @@ use clap::Parser;
 use podtap_tests::cluster::{Cluster, START_LIMIT, manifest, plain_pod};
 use podtap_tests::load::Until;
 use podtap_tests::load::http::{HttpLoad, Route};
-use podtap_tests::{Context, Failure, Result, http, wait};
+use podtap_tests::{Context, Failure, Result, http, running, wait};
 use serde_json::Value;
 
 const NAMESPACE: &str = "bench";
@@ -82,10 +81,14 @@ fn measure(options: &Options) -> Result<()> {
         // The one that comes second meets a warmer machine: each is it in turn.
         for injected in [number % 2 == 1, number % 2 == 0] {
             if injected {
-                let (before, started) = (cpu_seconds(process)?, Instant::now());
+                let (before, started) = (running::cpu_seconds(process)?, Instant::now());
                 watched.push(load(options, with, options.seconds)?);
-                let cores = (cpu_seconds(process)? - before) / started.elapsed().as_secs_f64();
-                costs.push(Cost { cores, resident: memory(process, "VmRSS")?, peak: memory(process, "VmHWM")? });
+                let cores = (running::cpu_seconds(process)? - before) / started.elapsed().as_secs_f64();
+                costs.push(Cost {
+                    cores,
+                    resident: running::memory_bytes(process, "VmRSS")?,
+                    peak: running::memory_bytes(process, "VmHWM")?,
+                });
             } else {
                 bare.push(load(options, without, options.seconds)?);
             }
@@ -150,23 +153,6 @@ fn load(options: &Options, target: SocketAddrV4, seconds: u64) -> Result<Round> 
     let load = HttpLoad { target, connections: 16, rate: options.rate, routes: ROUTES.to_vec(), until: Until::Count(count) };
     let report = load.start().finish()?;
     Ok(Round { p50: report.quantile(0.5), p99: report.quantile(0.99), rate: report.rate() })
-}
-
-/// User and system time of all threads (proc_pid_stat(5), fields 14 and 15).
-fn cpu_seconds(pid: u32) -> Result<f64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the sidecar's figures")?;
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).context("a figure in /proc/PID/stat");
-    // SAFETY: sysconf has no preconditions.
-    let hertz = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
-    Ok((ticks(11)? + ticks(12)?) / hertz as f64)
-}
-
-fn memory(pid: u32, field: &str) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("the sidecar's figures")?;
-    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    let kilobytes: u64 = line.and_then(|line| line.split_whitespace().next()?.parse().ok()).context(format!("{field} of the sidecar"))?;
-    Ok(kilobytes * 1024)
 }
 
 /// Figures of a sidecar that lost requests mean nothing: waits for all of them, and says by which source they were seen.

@@ -23,7 +23,7 @@ use podtap_tests::kafka::Kafka;
 use podtap_tests::metrics::Metrics;
 use podtap_tests::process::{Spec, run_to_end};
 use podtap_tests::run::{Run, binary};
-use podtap_tests::{Context, Failure, Result, wait};
+use podtap_tests::{Context, Failure, Result, running, wait};
 use podtap_wire::proto::{CounterSample, Resource};
 use podtap_wire::{BatchBuilder, Protocol, RequestRecord, Side, SourceKind, Status};
 
@@ -100,16 +100,6 @@ fn now_ns() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
 }
 
-/// User and system seconds of a process so far (proc_pid_stat(5), fields 14 and 15).
-fn cpu_seconds(pid: u32) -> Result<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("reading a process's times")?;
-    let fields: Vec<f64> =
-        stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
-    // SAFETY: plain question to the C library.
-    let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64;
-    Ok(fields.iter().sum::<f64>() / ticks)
-}
-
 fn folder_bytes(folder: &std::path::Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
     let size = |entry: std::fs::DirEntry| match entry.metadata() {
@@ -144,7 +134,7 @@ fn ingest(arguments: &Arguments) -> Result<()> {
     let wire = folder_bytes(&run.root().join("kafka/log"));
     let records = arguments.records / arguments.pods * arguments.pods;
 
-    let engine = cpu_seconds(clickhouse.pid()?)?;
+    let engine = running::cpu_seconds(clickhouse.pid()?)?;
     let started = Instant::now();
     let analyzer = Analyzer::start(&run, &setup)?;
     let ingested = |metrics: &Metrics| metrics.sum("podtap_ingest_records_total") as u64;
@@ -156,13 +146,13 @@ fn ingest(arguments: &Arguments) -> Result<()> {
         Ok((clickhouse.number("SELECT sum(records) FROM ingest_blocks FINAL")? >= records).then_some(()))
     })?;
     let stored = started.elapsed().as_secs_f64();
-    let own = cpu_seconds(analyzer.process().pid())?;
-    let engine = cpu_seconds(clickhouse.pid()?)? - engine;
+    let own = running::cpu_seconds(analyzer.process().pid())?;
+    let engine = running::cpu_seconds(clickhouse.pid()?)? - engine;
     let counted = clickhouse.number("SELECT sum(count) FROM red")?;
     if counted != records {
         return Err(Failure(format!("{records} records were sent, {counted} are counted")));
     }
-    let resident = peak_bytes(analyzer.process().pid())?;
+    let resident = running::memory_bytes(analyzer.process().pid(), "VmHWM")? as f64;
     let n = records as f64;
     let (paths, pods) = (arguments.paths, arguments.pods);
     println!("{records} records in {batches} batches, {paths} paths, {pods} pods, one analyzer; every record counted once.\n");
@@ -180,13 +170,6 @@ fn ingest(arguments: &Arguments) -> Result<()> {
         println!("| bytes a record on disk, {table}, as inserted / merged | {:.1} / {:.1} |", before / n, after / n);
     }
     Ok(())
-}
-
-fn peak_bytes(pid: u32) -> Result<f64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("reading a process's memory")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
-    let kilobytes: f64 = line.split_whitespace().next().unwrap_or_default().parse().context("VmHWM")?;
-    Ok(kilobytes * 1024.0)
 }
 
 fn disk_bytes(clickhouse: &ClickHouse, table: &str) -> Result<f64> {

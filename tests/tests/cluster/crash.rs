@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use podtap_tests::cluster::Cluster;
 use podtap_tests::random::Random;
+use podtap_tests::running::{self, Running};
 use podtap_tests::{Context, Failure, Result, wait};
 
 use crate::remains::Machine;
@@ -45,16 +46,10 @@ impl Moments {
 }
 
 /// The cluster's process of this name, by its mark.
-fn component(name: &str) -> Option<i32> {
-    let mark = format!("PODTAP_CLUSTER={name}");
-    fs::read_dir("/proc").into_iter().flatten().flatten().find_map(|entry| {
-        let pid = entry.file_name().to_str()?.parse().ok()?;
-        let marked = fs::read(entry.path().join("environ")).ok()?.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes());
-        let line = fs::read(entry.path().join("cmdline")).ok()?;
-        let program = String::from_utf8_lossy(line.split(|byte| *byte == 0).next()?).into_owned();
-        // What containerd started carries its mark, too.
-        (marked && program.rsplit('/').next() == Some(name)).then_some(pid)
-    })
+fn component(name: &str) -> Result<Option<i32>> {
+    // What containerd started carries its mark, too.
+    let ours = |process: &Running| process.variable("PODTAP_CLUSTER").as_deref() == Some(name) && process.runs(name);
+    Ok(running::all()?.into_iter().find(ours).map(|process| process.pid))
 }
 
 /// Kills `cluster up`, and nothing that it has started.
@@ -65,7 +60,7 @@ pub fn start(cluster: &mut Cluster, random: &mut Random) -> Result<()> {
     process.until(&format!("the start comes to: {stage}"), STAGE_LIMIT, || {
         let there = match stage {
             "folder" => fs::exists("/var/lib/podtap-cluster").context("looking for the cluster's folder")?,
-            name => component(name).is_some(),
+            name => component(name)?.is_some(),
         };
         Ok(there.then_some(()))
     })?;
@@ -111,10 +106,10 @@ pub fn components(cluster: &mut Cluster, machine: &Machine, random: &mut Random)
     cluster.up()?;
     pod(cluster)?;
     for name in COMPONENTS {
-        let pid = component(name).context(format!("{name} has no process"))?;
+        let pid = component(name)?.context(format!("{name} has no process"))?;
         // SAFETY: kill has no memory preconditions; the process was just seen to be the cluster's.
         unsafe { libc::kill(pid, libc::SIGKILL) };
-        wait::until_true(&format!("{name} is gone"), Duration::from_secs(20), || Ok(component(name).is_none()))?;
+        wait::until_true(&format!("{name} is gone"), Duration::from_secs(20), || Ok(component(name)?.is_none()))?;
         let status = cluster.status()?;
         let line = status.stdout.lines().find(|line| line.split_whitespace().next() == Some(name)).unwrap_or_default();
         if status.code != 1 || !line.ends_with("does not run") {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use podtap_tests::run::program;
+use podtap_tests::running;
 use podtap_tests::{Context, Failure, Result};
 
 const FOLDER: &str = "/var/lib/podtap-cluster";
@@ -73,15 +74,12 @@ impl Machine {
 /// Those that carry the cluster's mark or its folder, and those that hold containers.
 fn processes() -> Result<Vec<String>> {
     let mut left = Vec::new();
-    for entry in fs::read_dir("/proc").context("reading /proc")?.flatten() {
-        let read = |file: &str| fs::read(entry.path().join(file)).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
-        let line = read("cmdline").replace('\0', " ");
+    for process in running::all()? {
+        let line = process.text("cmdline").replace('\0', " ");
         let name = line.split(' ').next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
-        let marked = read("environ").split('\0').any(|variable| variable.starts_with("PODTAP_CLUSTER="));
-        let ours =
-            marked || line.contains(FOLDER) || name.starts_with("containerd") || name == "runc" || read("cgroup").contains("kubepods");
-        if ours && entry.file_name().to_str().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit())) {
-            left.push(format!("process {}: {line}", entry.file_name().to_string_lossy()));
+        let held = name.starts_with("containerd") || name == "runc" || process.text("cgroup").contains("kubepods");
+        if held || line.contains(FOLDER) || process.variable("PODTAP_CLUSTER").is_some() {
+            left.push(format!("process {}: {line}", process.pid));
         }
     }
     Ok(left)
