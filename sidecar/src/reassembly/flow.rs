@@ -1,8 +1,8 @@
 //! One connection: both streams, in causal order.
 
-use super::limits::{MAX_DISTANCE, MAX_HELD_SEGMENTS};
+use super::limits::MAX_HELD_SEGMENTS;
 use super::stream::{Held, Stream};
-use super::{Close, Counters, End, Event, Limits, Mark, distance};
+use super::{Close, Counters, End, Event, Limits, Mark, distance, is_far};
 use crate::packet::{Endpoint, Segment};
 
 /// What is known about a connection, for whoever reads its bytes.
@@ -32,8 +32,8 @@ pub struct Flow<T> {
     /// The reader's state.
     pub state: T,
     streams: [Stream; 2],
-    /// Segments so far, modulo 2^32.
-    packets: u32,
+    /// How often an acknowledgment went on so far, modulo 2^32: the pieces of a segment count as the segment.
+    steps: u32,
 }
 
 /// What became of a segment.
@@ -57,7 +57,7 @@ impl<T> Flow<T> {
     pub(super) fn new(id: u64, ends: [Endpoint; 2], state: T) -> Self {
         let facts = FlowFacts { id, ends, client: None, base: [0; 2] };
         let streams = [Stream { deadline: u64::MAX, ..Stream::default() }, Stream { deadline: u64::MAX, ..Stream::default() }];
-        Self { facts, last_seen_ns: 0, closed: false, timed_out: false, state, streams, packets: 0 }
+        Self { facts, last_seen_ns: 0, closed: false, timed_out: false, state, streams, steps: 0 }
     }
 
     /// When a hole of this flow has to be believed.
@@ -84,7 +84,6 @@ impl<T> Flow<T> {
             return Fate::OtherConnection;
         }
         self.last_seen_ns = time_ns;
-        self.packets = self.packets.wrapping_add(1);
         shared.counters.payload_bytes += segment.payload.len() as u64;
         if self.closed {
             shared.counters.after_close_bytes += segment.payload.len() as u64;
@@ -103,6 +102,7 @@ impl<T> Flow<T> {
             let stream = &mut self.streams[peer];
             if stream.synced && distance(stream.acked, acknowledgment) > 0 && !is_far(stream.next, acknowledgment) {
                 stream.acked = acknowledgment;
+                self.steps = self.steps.wrapping_add(1);
             }
         }
         if segment.payload_length > 0 || segment.fin {
@@ -167,7 +167,7 @@ impl<T> Flow<T> {
         }
         let in_order = {
             let [stream, peer] = self.pair(sender);
-            stream.held.is_empty() && distance(stream.next, first_byte) <= 0 && !peer_is_behind(peer, segment.acknowledgment)
+            stream.held.is_empty() && distance(stream.next, first_byte) <= 0 && !stream.waits_for(peer, segment.acknowledgment)
         };
         let cut = segment.payload_length - segment.payload.len() as u32;
         if in_order {
@@ -259,7 +259,7 @@ impl<T> Flow<T> {
             self.believe_hole(sender, shared, emit);
         }
         for stream in &mut self.streams {
-            stream.set_deadline(now_ns, self.packets);
+            stream.set_deadline(now_ns, self.steps);
         }
     }
 
@@ -295,7 +295,12 @@ impl<T> Flow<T> {
             progressed = false;
             for sender in 0..2 {
                 while self.streams[sender].is_blocked() && (self.is_deadlocked() || self.is_answerable(sender)) {
-                    let held = self.streams[sender].held.remove(0);
+                    let waits = !self.is_answerable(sender);
+                    let stream = &mut self.streams[sender];
+                    let held = stream.held.remove(0);
+                    if waits {
+                        stream.passed = held.acknowledgment;
+                    }
                     *shared.held_bytes = shared.held_bytes.saturating_sub(held.cost());
                     self.deliver(sender, held.sequence, &held.bytes, held.cut, held.fin, held.acknowledgment, held.time_ns, shared, emit);
                     progressed = true;
@@ -306,8 +311,8 @@ impl<T> Flow<T> {
 
     /// True if the first held segment of a stream acknowledges nothing that was not handed out.
     fn is_answerable(&self, sender: End) -> bool {
-        let acknowledgment = self.streams[sender].held.first().and_then(|first| first.acknowledgment);
-        !peer_is_behind(&self.streams[1 - sender], acknowledgment)
+        let [stream, peer] = self.pair(sender);
+        !stream.waits_for(peer, stream.held.first().and_then(|first| first.acknowledgment))
     }
 
     /// True if both streams wait for each other, which only forged acknowledgments can bring about.
@@ -391,13 +396,4 @@ impl<T> Flow<T> {
             }
         }
     }
-}
-
-fn is_far(from: u32, to: u32) -> bool {
-    distance(from, to).unsigned_abs() > MAX_DISTANCE
-}
-
-/// True if the sender of a segment had received bytes of its peer that were not handed out yet.
-fn peer_is_behind(peer: &Stream, acknowledgment: Option<u32>) -> bool {
-    acknowledgment.is_some_and(|number| peer.synced && !peer.finished && distance(peer.next, number) > 0 && !is_far(peer.next, number))
 }

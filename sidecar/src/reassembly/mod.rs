@@ -125,3 +125,8 @@ pub struct Counters {
 pub(crate) fn distance(from: u32, to: u32) -> i32 {
     to.wrapping_sub(from) as i32
 }
+
+/// True if two sequence numbers are too far apart to be of one connection.
+fn is_far(from: u32, to: u32) -> bool {
+    distance(from, to).unsigned_abs() > limits::MAX_DISTANCE
+}

@@ -1,7 +1,7 @@
 //! One direction of a connection: where it stands, and what is held back.
 
 use super::limits::{HOLE_TIMEOUT_NS, REORDER_WINDOW_NS};
-use super::{Counters, distance};
+use super::{Counters, distance, is_far};
 
 /// A segment that cannot be handed out yet.
 #[derive(Debug)]
@@ -38,6 +38,9 @@ pub(super) struct Stream {
     pub next: u32,
     /// Highest acknowledgment number that the peer sent.
     pub acked: u32,
+    /// Acknowledgment number of a segment that was handed out although what it acknowledges was not, because both ends waited for each
+    /// other: nothing is waited for up to there any more, in whatever pieces the segment came.
+    pub passed: Option<u32>,
     /// `base` is known.
     pub synced: bool,
     /// FIN was handed out.
@@ -50,7 +53,7 @@ pub(super) struct Stream {
     pub deadline: u64,
     /// Where the hole of `deadline` begins: one further on is another hole, with a time of its own.
     pub hole_start: u32,
-    /// Which packet of the connection set `deadline`.
+    /// How often an acknowledgment of the connection had gone on when `deadline` was set.
     pub noticed: u32,
 }
 
@@ -75,6 +78,14 @@ impl Stream {
         self.held.first().is_some_and(|first| distance(self.next, first.sequence) <= 0)
     }
 
+    /// True if a segment that acknowledges so much waits for the peer's stream: its sender had received bytes that were not handed out yet.
+    pub fn waits_for(&self, peer: &Self, acknowledgment: Option<u32>) -> bool {
+        acknowledgment.is_some_and(|number| {
+            let is_behind = peer.synced && !peer.finished && distance(peer.next, number) > 0 && !is_far(peer.next, number);
+            is_behind && self.passed.is_none_or(|passed| distance(passed, number) > 0)
+        })
+    }
+
     /// True if bytes are missing in front of what is held, or in front of what the peer acknowledged. Behind a FIN nothing is missing.
     pub fn has_hole(&self) -> bool {
         self.synced && !self.finished && !self.is_blocked() && (self.acknowledged_beyond() || !self.held.is_empty())
@@ -87,7 +98,7 @@ impl Stream {
 
     /// Sets the time at which the hole is believed. It begins anew whenever the hole does, so that it depends on what is missing and
     /// not on the pieces in which the rest came.
-    pub fn set_deadline(&mut self, now_ns: u64, packet: u32) {
+    pub fn set_deadline(&mut self, now_ns: u64, step: u32) {
         if !self.has_hole() {
             self.deadline = u64::MAX;
             return;
@@ -96,7 +107,7 @@ impl Stream {
         let patience = if self.acknowledged_beyond() { REORDER_WINDOW_NS } else { HOLE_TIMEOUT_NS };
         let wanted = now_ns.saturating_add(patience);
         if wanted < waiting {
-            (self.deadline, self.noticed) = (wanted, packet);
+            (self.deadline, self.noticed) = (wanted, step);
         } else {
             self.deadline = waiting;
         }

@@ -86,6 +86,18 @@ fn contradicts_a_fin(sent: &[Sent]) -> bool {
     })
 }
 
+/// True if a segment carries bytes that the snap length cut off another of its stream: what is cut off is a hole at once, so that what is
+/// read depends on which of the two comes first.
+fn fills_a_cut(sent: &[Sent]) -> bool {
+    let seen = |segment: &Sent| segment.sequence.wrapping_add(u32::from(segment.syn) + segment.length);
+    sent.iter().filter(|segment| segment.cut > 0).any(|cut| {
+        let own = |other: &&Sent| (other.source, other.destination) == (cut.source, cut.destination) && other.length > 0;
+        let reaches = |other: &Sent| (seen(other).wrapping_sub(seen(cut)) as i32) > 0;
+        let begins_before = |other: &Sent| (seen(cut).wrapping_add(cut.cut).wrapping_sub(other.sequence) as i32) > 0;
+        sent.iter().filter(own).any(|other| reaches(other) && begins_before(other))
+    })
+}
+
 /// What came out of one stream: `(first offset, length, is a gap)`, neighbours of one kind joined.
 type Ranges = Vec<(u64, u64, bool)>;
 
@@ -180,13 +192,13 @@ fn read(sent: &[Sent], pieces: bool) -> (Seen, u64) {
 /// Segments of a few connections, see [`segments`].
 ///
 /// Bytes are handed out once, in order, as they were sent; holes are counted; nothing comes after the end; the caps hold; what was
-/// received is handed out, a copy, or too late; cutting segments changes nothing, as long as no cap was reached and no segment
-/// contradicts a FIN.
+/// received is handed out, a copy, or too late; cutting segments changes nothing, as long as no cap was reached, no segment
+/// contradicts a FIN, and none carries what the snap length cut off another.
 pub fn reassembly(data: &[u8]) -> bool {
     let (sent, near) = segments(data);
     let (whole, forced) = read(&sent, false);
     let (cut, forced_in_pieces) = read(&sent, true);
-    if near && forced == 0 && forced_in_pieces == 0 && !contradicts_a_fin(&sent) {
+    if near && forced == 0 && forced_in_pieces == 0 && !contradicts_a_fin(&sent) && !fills_a_cut(&sent) {
         assert_eq!(whole.streams, cut.streams, "cutting changes what is read");
         assert_eq!(whole.closed, cut.closed);
     }
