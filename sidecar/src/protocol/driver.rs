@@ -17,6 +17,8 @@ pub const PROBE_BYTES: usize = 9 << 10;
 const MAX_PROBES: u32 = 4096;
 /// As above for a connection whose first byte was seen: what is not recognised at once rarely is later.
 const MAX_PROBES_FROM_START: u32 = 32;
+/// Bytes of both ends that are looked at in any case, however small the segments are: more than a login has.
+const MIN_PROBED_BYTES: u32 = 2 << 10;
 /// Largest message head that is buffered; decoders read bodies as they come.
 pub const MAX_MESSAGE_BYTES: usize = 256 << 10;
 /// Buffers for incomplete messages that are kept for the next ones, and how large such a buffer may be.
@@ -105,7 +107,7 @@ fn spare(mut kept: Box<Kept>, outbox: &mut Outbox) {
 
 #[derive(Debug)]
 enum Phase {
-    Undecided { probes: u32 },
+    Undecided { probes: u32, bytes: u32 },
     Decoding { decoder: Box<dyn Decoder>, client: End },
     Opaque,
 }
@@ -124,7 +126,13 @@ pub struct Conversation {
 
 impl Default for Conversation {
     fn default() -> Self {
-        Self { phase: Phase::Undecided { probes: 0 }, inboxes: Default::default(), offsets: [0; 2], missed_at: [NEVER; 2], next_index: 0 }
+        Self {
+            phase: Phase::Undecided { probes: 0, bytes: 0 },
+            inboxes: Default::default(),
+            offsets: [0; 2],
+            missed_at: [NEVER; 2],
+            next_index: 0,
+        }
     }
 }
 
@@ -262,11 +270,12 @@ impl Conversation {
     }
 
     fn probe(&mut self, facts: &FlowFacts, sender: End, mark: Mark, bytes: &[u8], outbox: &mut Outbox) {
-        let Phase::Undecided { probes } = &mut self.phase else { return };
+        let Phase::Undecided { probes, bytes: probed } = &mut self.phase else { return };
         // A beginning that comes in small pieces is one probe: PROBE_BYTES bounds it.
         *probes += u32::from(self.inboxes[sender].is_empty());
+        *probed = probed.saturating_add(bytes.len() as u32);
         let limit = if facts.client.is_some() { MAX_PROBES_FROM_START } else { MAX_PROBES };
-        let exhausted = *probes > limit;
+        let exhausted = *probes > limit && *probed > MIN_PROBED_BYTES;
         if !self.inboxes[sender].is_empty() {
             let waiting = self.inboxes[sender].len();
             let passed = self.inboxes[sender].0.as_ref().and_then(|kept| kept.marks.last()).and_then(|mark| mark.acknowledged);
