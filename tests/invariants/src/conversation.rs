@@ -158,7 +158,8 @@ impl Reader {
         let discarded: u64 = self.outbox.discarded.iter().sum();
         let counters = self.table.counters();
         // Nothing is counted that was not there. Less may be: exchanges that are left out are counted as such, without their bytes.
-        assert!(self.record_bytes + discarded <= counters.delivered_bytes + counters.gap_bytes, "invented bytes");
+        let (counted, there) = (self.record_bytes + discarded, counters.delivered_bytes + counters.gap_bytes);
+        assert!(counted <= there, "invented bytes: {counted} of {there}");
         let doubtful =
             self.outbox.incidents.iter().enumerate().any(|(index, count)| *count > 0 && index != Incident::StatementUnknown as usize);
         let opaque = self.outbox.discarded[Discard::Opaque as usize];

@@ -135,6 +135,8 @@ pub(super) fn statement(arguments: &[u8], capabilities: Option<u64>) -> Option<F
 
 /// Bytes of a statement that are looked at to recognise one.
 const TEXT_PROBE: usize = 64;
+/// Bytes of a packet that tell, where the position was lost, whether it is a command: the code, and where a statement is one.
+pub(super) const JUDGED: usize = 9;
 /// Bytes of a packet larger than its segment that must be there before it is believed: no other protocol's message that happens to
 /// look like a header goes on for so long as text.
 const CERTAIN_BYTES: usize = 500;
@@ -183,6 +185,17 @@ pub(super) fn is_certain(payload: &[u8], length: usize) -> bool {
             payload.first().is_some_and(|code| long.contains(code)) && payload.len() >= CERTAIN_BYTES
         }
     }
+}
+
+/// Whether a client's segment may begin with a command of which more is to come.
+pub(super) fn may_begin(data: &[u8]) -> bool {
+    let Some(header) = Header::parse(data) else {
+        // Less than a header of a packet below 64 KiB.
+        return data.get(2).is_none_or(|byte| *byte == 0);
+    };
+    let payload = data.get(HEADER..).unwrap_or_default();
+    let begins = header.sequence == 0 && header.length > 0 && payload.len() < header.length;
+    begins && (payload.is_empty() || is_plausible(payload, header.length))
 }
 
 fn is_statement(text: &[u8]) -> bool {

@@ -5,13 +5,12 @@
 //! sequence numbers in records are those on the wire ([`Scale`]). Guarantee: a packet that cannot be unpacked, or of
 //! which a part is missing, becomes a hole as long as the packet says it was before packing.
 
-use std::collections::VecDeque;
-
 use super::super::unpack::{PIECE, Refusal, Unpacker};
 use super::super::{Decoder, Discard, Ending, Gap, Input, Output, Progress, Sender, Start};
 use super::command;
-use super::decoder::{Mysql, discard_all};
+use super::decoder::{Mysql, discard_all, discard_segment};
 use super::frame;
+use super::scale::{Place, Scale};
 use crate::reassembly::{Close, Mark};
 
 /// Bytes of a header: length (3, little endian), sequence number (1), length before packing (3).
@@ -35,8 +34,60 @@ impl Header {
     }
 }
 
+/// Whether a segment of a client begins with a command that was too short to be packed: one that fills its packet, however much of it is
+/// there, or several in one segment. `None` if a few bytes more are needed to tell.
+pub(super) fn begins(data: &[u8]) -> Option<bool> {
+    if is_certain(data) {
+        return Some(true);
+    }
+    let Some(header) = frame::Header::parse(data) else { return Some(false) };
+    let zeros = data.get(frame::HEADER..).unwrap_or_default().iter().take(HEADER - frame::HEADER).all(|byte| *byte == 0);
+    if header.sequence != 0 || header.length <= frame::HEADER || !zeros || data.len() == frame::HEADER {
+        return Some(false);
+    }
+    let inside = data.get(HEADER..).unwrap_or_default();
+    let length = header.length - frame::HEADER;
+    let inner = [length as u8, (length >> 8) as u8, (length >> 16) as u8, 0];
+    if !inside.iter().zip(&inner).all(|(seen, wanted)| seen == wanted) {
+        return Some(false);
+    }
+    let payload = inside.get(inner.len()..).filter(|payload| !payload.is_empty())?;
+    Some(command::is_plausible(payload, length))
+}
+
+/// Bytes that [`begins`] needs to tell.
+const BEGINNING: usize = HEADER + frame::HEADER + 1;
+
+/// Whether a segment of a client that compresses begins with a packet, where the position was lost: only a command's packet has the number
+/// 0, and it is all there, or says so by what it begins with. `None` if a few bytes more are needed to tell.
+fn begins_again(data: &[u8]) -> Option<bool> {
+    let Some(header) = Header::parse(data) else {
+        return if data.get(3).is_none_or(|sequence| *sequence == 0) { None } else { Some(false) };
+    };
+    if header.sequence != 0 || header.length == 0 {
+        return Some(false);
+    }
+    if header.length + HEADER <= data.len() {
+        return Some(true);
+    }
+    if header.unpacked == 0 {
+        return begins(data);
+    }
+    let inside = data.get(HEADER..).unwrap_or_default();
+    let whole = data.len() >= BEGINNING;
+    let packed = header.unpacked > header.length;
+    match MAGIC.iter().any(|magic| inside.iter().zip(*magic).all(|(seen, wanted)| seen == wanted)) && packed {
+        true if whole => Some(true),
+        true => None,
+        false => Some(false),
+    }
+}
+
+/// What packed bytes begin with: zlib with the usual window and a level (RFC 1950, 2.2), Zstandard (RFC 8878, 3.1.1).
+const MAGIC: [&[u8]; 5] = [&[0x78, 0x01], &[0x78, 0x5e], &[0x78, 0x9c], &[0x78, 0xda], &[0x28, 0xb5, 0x2f, 0xfd]];
+
 /// Whether a segment holds exactly a command, or several, that was too short to be packed.
-pub(super) fn is_certain(data: &[u8]) -> bool {
+fn is_certain(data: &[u8]) -> bool {
     let Some(header) = Header::parse(data) else { return false };
     let Some(inside) = data.get(HEADER..) else { return false };
     let whole = header.sequence == 0 && header.unpacked == 0 && header.length == inside.len();
@@ -45,63 +96,6 @@ pub(super) fn is_certain(data: &[u8]) -> bool {
             let payload = inside.get(frame::HEADER..).unwrap_or_default();
             inner.sequence == 0 && inner.length > 0 && command::is_certain(payload, inner.length)
         })
-}
-
-/// A packet's place among unpacked bytes, and its share of the bytes on the wire.
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    /// Offset of the first unpacked byte.
-    start: u64,
-    /// TCP sequence number of the header.
-    sequence: u32,
-    unpacked: u64,
-    wire: u64,
-}
-
-/// How many bytes on the wire unpacked bytes were: sizes in records are TCP payload. Within a packet all bytes weigh the same.
-#[derive(Debug, Default)]
-pub(super) struct Scale {
-    places: VecDeque<Place>,
-    /// Bytes on the wire of the packets that were dropped from `places`.
-    before: u64,
-}
-
-impl Scale {
-    /// A packet begins; bytes in front of `needed` will not be asked for again.
-    fn push(&mut self, place: Place, needed: u64) {
-        while let Some(first) = self.places.front()
-            && first.start + first.unpacked <= needed
-        {
-            self.before += first.wire;
-            self.places.pop_front();
-        }
-        self.places.push_back(place);
-    }
-
-    fn at(&self, offset: u64) -> u64 {
-        let mut wire = self.before;
-        for place in &self.places {
-            let inside = offset.saturating_sub(place.start).min(place.unpacked);
-            if inside == place.unpacked {
-                wire += place.wire;
-            } else {
-                return wire + place.wire * inside / place.unpacked;
-            }
-        }
-        wire
-    }
-
-    /// TCP sequence number that stands for an unpacked byte: that of its packet's header and the byte's place in the packet. Both ends
-    /// tell the same, wherever they joined.
-    pub fn sequence(&self, offset: u64) -> Option<u32> {
-        let place = self.places.iter().rev().find(|place| place.start <= offset)?;
-        Some(place.sequence.wrapping_add((offset - place.start) as u32))
-    }
-
-    /// The share of `length` unpacked bytes from `offset` on.
-    pub fn wire(&self, offset: u64, length: usize) -> u64 {
-        self.at(offset + length as u64) - self.at(offset)
-    }
 }
 
 /// The unpacking of one stream.
@@ -168,8 +162,9 @@ impl Envelope {
         Self { mysql: Mysql::new(start), streams: None }
     }
 
-    fn is_packed(&mut self, input: &Input<'_>) -> bool {
-        if input.sender == Sender::Client && self.mysql.turns(input.data) {
+    /// Whether bytes are packed; `None` if more of them are needed to tell.
+    fn is_packed(&mut self, input: &Input<'_>) -> Option<bool> {
+        if input.sender == Sender::Client && self.mysql.turns(input.data)? {
             // What answers the login is not compressed.
             let waits = self.mysql.awaits_login();
             let [client, server] = &mut self.mysql.packed;
@@ -179,7 +174,7 @@ impl Envelope {
                 stream(&mut self.streams, Sender::Server).lost = true;
             }
         }
-        self.mysql.packed[input.sender as usize]
+        Some(self.mysql.packed[input.sender as usize])
     }
 
     fn packed_data(&mut self, input: &Input<'_>, out: &mut Output<'_>) -> Progress {
@@ -188,13 +183,16 @@ impl Envelope {
             return self.packet(input, out);
         }
         if stream.lost {
-            // A command begins a segment, and only a command's packet has the number 0.
-            let begins = Header::parse(input.data).is_some_and(|header| header.sequence == 0 && header.length + HEADER <= input.data.len());
-            if input.sender == Sender::Server || !begins {
-                if input.sender == Sender::Client {
-                    self.mysql.pairing.pass_requests(input.acknowledged_at(0));
-                }
+            if input.sender == Sender::Server {
                 return discard_all(input, Discard::Resync, out);
+            }
+            match begins_again(input.data) {
+                None => return Progress::Need(BEGINNING),
+                Some(false) => {
+                    self.mysql.pairing.pass_requests(input.acknowledged_at(0));
+                    return discard_segment(input, Discard::Resync, out);
+                }
+                Some(true) => {}
             }
             stream.lost = false;
             stream.offset = None;
@@ -215,7 +213,7 @@ impl Envelope {
         let needed = stream.marks.first().map_or(start, |mark| mark.offset);
         let sequence = input.sequence_at(0);
         let place = Place { start, sequence, unpacked: stream.unpacked_left as u64, wire: (HEADER + header.length) as u64 };
-        self.mysql.scale(input.sender).push(place, needed);
+        self.mysql.scale(input.sender).push(place, HEADER as u64, needed);
         if stream.packed {
             match out.outbox.unpackers.lend(header.unpacked) {
                 Ok(unpacker) => stream.unpacker = Some(unpacker),
@@ -233,6 +231,7 @@ impl Envelope {
         let Some(bytes) = segment.get(..length) else { return Progress::Reject };
         stream.left -= length;
         let over = stream.left == 0;
+        self.mysql.scale(input.sender).missing = stream.left as u64;
         let outcome = if let Some((why, uncounted)) = &mut stream.skipping {
             let counted = length.min(*uncounted);
             *uncounted -= counted;
@@ -290,6 +289,25 @@ impl Envelope {
         outcome
     }
 
+    /// The current packet will not be unpacked further, and `lost` of its bytes were not seen. What was unpacked counts by its share of the
+    /// whole packet, which may be more than has come: the excess is taken back from the exchange that is open. Returns what could not be
+    /// taken back, because the exchange is finished.
+    fn take_back(&mut self, sender: Sender, lost: u64) -> usize {
+        let Some(stream) = self.streams.as_deref().map(|streams| &streams[sender as usize]) else { return 0 };
+        let (Some(offset), left) = (stream.offset, stream.left as u64) else { return 0 };
+        let first = stream.marks.first().map_or(offset, |mark| mark.offset);
+        let scale = self.mysql.scale(sender);
+        let Some(place) = scale.places.back().copied() else { return 0 };
+        let arrived = place.wire.saturating_sub(left + lost);
+        if scale.wire(place.start, offset.saturating_sub(place.start) as usize) <= arrived {
+            return 0;
+        }
+        let counted = scale.at(first);
+        scale.split(offset, arrived);
+        let excess = counted - scale.at(first);
+        (excess - self.mysql.uncount(sender, excess)) as usize
+    }
+
     /// What is left of the current packet cannot be unpacked, or `lost` of it were not seen: it becomes a hole.
     fn skip(&mut self, sender: Sender, why: Refusal, lost: u64, out: &mut Output<'_>) {
         let stream = stream(&mut self.streams, sender);
@@ -301,8 +319,10 @@ impl Envelope {
             Refusal::Malformed if lost > 0 => Discard::Resync,
             Refusal::Malformed => Discard::Malformed,
         };
+        let excess = self.take_back(sender, lost);
+        let Some(stream) = self.streams.as_deref_mut().map(|streams| &mut streams[sender as usize]) else { return };
         let rest = self.mysql.scale(sender).wire(stream.offset.unwrap_or(0), missing);
-        let useless = rest.saturating_sub(lost) as usize;
+        let useless = rest.saturating_sub(lost).saturating_sub(excess as u64) as usize;
         // What the packet says it has may never come.
         let uncounted = useless.min(stream.left);
         stream.skipping = Some((reason, uncounted));
@@ -372,8 +392,9 @@ impl Envelope {
             // The answer begins at a packet of its own, wherever the position was.
             stream(&mut self.streams, Sender::Server).clear(self.mysql.scale(Sender::Server), out);
         }
-        if self.mysql.is_lost(sender) {
-            let stream = stream(&mut self.streams, sender);
+        let stream = stream(&mut self.streams, sender);
+        // A decoder that looks for a beginning may have asked for more of what may be one.
+        if self.mysql.is_lost(sender) && stream.kept.is_empty() {
             stream.clear(self.mysql.scale(sender), out);
             stream.lost = true;
         }
@@ -440,8 +461,10 @@ impl Envelope {
 
 impl Decoder for Envelope {
     fn data(&mut self, input: &Input<'_>, out: &mut Output<'_>) -> Progress {
-        if !self.is_packed(input) {
-            return self.mysql.data(input, out);
+        match self.is_packed(input) {
+            None => return Progress::Need(BEGINNING),
+            Some(false) => return self.mysql.data(input, out),
+            Some(true) => {}
         }
         let progress = self.packed_data(input, out);
         // What requests acknowledge is counted in bytes on the wire.
@@ -471,6 +494,7 @@ impl Decoder for Envelope {
             };
             for sender in over {
                 // What is incomplete now stays so.
+                self.take_back(*sender, 0);
                 self.hole(*sender, 0, 0, out);
                 let stream = stream(&mut self.streams, *sender);
                 stream.clear(self.mysql.scale(*sender), out);

@@ -7,11 +7,12 @@ use super::super::pairing::{Admission, Pairing};
 use super::super::{Decoder, Discard, Ending, Exchange, Gap, Incident, Input, Output, Progress, Sender, Start, tls};
 use super::charset::Charset;
 use super::command::{self, Answered, Command};
-use super::compression::{self, Scale};
+use super::compression;
 use super::frame::{FULL, Fields, HEADER, Header};
 use super::handshake::{self, CLIENT_QUERY_ATTRIBUTES, CLIENT_SSL, SSL_REQUEST_LENGTH};
 use super::parameters;
 use super::results::Answer;
+use super::scale::Scale;
 use super::session::Session;
 use crate::reassembly::Close;
 
@@ -96,7 +97,9 @@ pub(super) struct Mysql {
     /// What client and server send from their next packet on is compressed.
     pub(super) packed: [bool; 2],
     /// Where bytes are compressed, what they are on the wire.
-    scales: Option<Box<[Scale; 2]>>,
+    pub(super) scales: Option<Box<[Scale; 2]>>,
+    /// Bytes that were counted by their share of a packet and taken back.
+    pub(super) taken_back: u64,
     /// Bytes on the wire that the current hole stands for, where that is not its length.
     pub(super) lost_on_wire: Option<u64>,
     /// A request began a new count: its answer begins where the server's stream stands.
@@ -123,6 +126,7 @@ impl Mysql {
             greeting_bytes: 0,
             packed: [false; 2],
             scales: None,
+            taken_back: 0,
             lost_on_wire: None,
             realigned: false,
             rejected: false,
@@ -131,68 +135,20 @@ impl Mysql {
         }
     }
 
-    /// What unpacked bytes of an end are on the wire.
-    pub fn scale(&mut self, sender: Sender) -> &mut Scale {
-        &mut self.scales.get_or_insert_default()[sender as usize]
-    }
-
-    /// TCP payload of the first `end` bytes of the input.
-    pub(super) fn wire(&self, input: &Input<'_>, end: usize) -> u64 {
-        match &self.scales {
-            None => end as u64,
-            Some(scales) => scales[input.sender as usize].wire(input.offset, end),
+    /// Whether compression begins with these bytes of the client although the end of the login was not seen; `None` if more of them are
+    /// needed to tell. Only a command has the number 0, so with it whatever was missing of a login is over; without the login, the command
+    /// tells whether it is compressed.
+    pub fn turns(&self, data: &[u8]) -> Option<bool> {
+        if self.packed[Sender::Client as usize] || !self.client.is_over() {
+            return Some(false);
         }
-    }
-
-    /// TCP sequence number of the first byte of the input.
-    pub(super) fn sequence(&self, input: &Input<'_>) -> u32 {
-        let unpacked = self.scales.as_ref().and_then(|scales| scales[input.sender as usize].sequence(input.offset));
-        unpacked.unwrap_or_else(|| input.sequence_at(0))
-    }
-
-    /// Takes as much as it can of unpacked bytes; tells how much, and what it needs to go on.
-    pub fn feed(&mut self, input: &Input<'_>, out: &mut Output<'_>) -> (usize, usize) {
-        let discarded = out.outbox.discarded;
-        let (taken, need) = self.feed_unpacked(input, out);
-        // What was passed over is counted as it was on the wire.
-        let wire = self.wire(input, taken);
-        for (now, before) in out.outbox.discarded.iter_mut().zip(discarded) {
-            *now = before + (*now - before) * wire / taken.max(1) as u64;
+        if self.session.is_compressed() {
+            let begins = Header::parse(data).is_some_and(|header| header.sequence == 0);
+            return Some(begins && matches!(self.phase, Phase::Login | Phase::Authentication));
         }
-        (taken, need)
-    }
-
-    fn feed_unpacked(&mut self, input: &Input<'_>, out: &mut Output<'_>) -> (usize, usize) {
-        let mut rest = *input;
-        while !rest.data.is_empty() {
-            match self.data(&rest, out) {
-                Progress::Consumed(length) if length > 0 => rest = rest.after(length),
-                Progress::Consumed(_) => break,
-                Progress::Need(length) => return (input.data.len() - rest.data.len(), length),
-                Progress::Reject => {
-                    self.rejected = true;
-                    break;
-                }
-            }
-        }
-        (input.data.len() - rest.data.len(), 0)
-    }
-
-    /// Whether compression begins with these bytes of the client although the end of the login was not seen. Only a command has the
-    /// number 0, so with it whatever was missing of a login is over; without the login, the command tells whether it is compressed.
-    pub fn turns(&mut self, data: &[u8]) -> bool {
-        let waits = !self.packed[Sender::Client as usize] && self.client.is_over();
-        match self.session.is_compressed() {
-            true => {
-                waits
-                    && matches!(self.phase, Phase::Login | Phase::Authentication)
-                    && Header::parse(data).is_some_and(|header| header.sequence == 0)
-            }
-            false => {
-                let unknown = self.session.capabilities.is_none() && (self.client.lost || !matches!(self.phase, Phase::Command));
-                waits && unknown && compression::is_certain(data)
-            }
-        }
+        let unknown = self.session.capabilities.is_none()
+            && (self.client.lost || !matches!(self.phase, Phase::Command | Phase::Tls(_) | Phase::Opaque(_)));
+        if unknown { compression::begins(data) } else { Some(false) }
     }
 
     /// True if the server's answer to the login is still to come.
@@ -216,7 +172,7 @@ impl Mysql {
         }
     }
 
-    fn receiver(&mut self) -> Option<&mut Exchange> {
+    pub(super) fn receiver(&mut self) -> Option<&mut Exchange> {
         match self.receiver {
             Receiver::Nobody => None,
             Receiver::Unanswered => self.unanswered.as_deref_mut(),
@@ -240,9 +196,11 @@ impl Mysql {
             return Progress::Consumed(HEADER);
         }
         if self.client.lost {
-            if header.sequence == 0 && header.length > 0 && payload.is_empty() {
-                // A segment may end behind the header of the next command.
-                return Progress::Need(HEADER + 1);
+            let judged = header.length.min(command::JUDGED);
+            let may_be = header.sequence == 0 && (payload.is_empty() || command::is_plausible(payload, header.length));
+            if may_be && payload.len() < judged {
+                // A segment may end behind the header of the next command, and the end of a file looks like one.
+                return Progress::Need(HEADER + judged);
             }
             if header.sequence != 0 || !command::is_plausible(payload, header.length) {
                 self.pairing.pass_requests(input.acknowledged_at(0));
@@ -363,6 +321,7 @@ impl Mysql {
         let Some((code, arguments)) = payload.split_first() else { return self.malformed(input, Sender::Client, out) };
         let Some(command) = command::find(*code) else { return self.malformed(input, Sender::Client, out) };
         let unanswered = matches!(command.answered, Answered::Never | Answered::Stream);
+        self.settle_by_command(input.acknowledged_at(0), out);
         let admission = match unanswered {
             true => Admission::Certain,
             false => self.pairing.admit(input.acknowledged_at(0), self.server_offset, out),
@@ -446,9 +405,11 @@ impl Mysql {
         }
         let query_attributes = self.session.has(CLIENT_QUERY_ATTRIBUTES);
         let pending = self.pending_prepare(id);
-        if let Some(text) = pending {
+        if let Some(text) = pending.as_deref().filter(|text| !text.is_empty()) {
             detail.statement = exchange.put(text.as_bytes());
-        } else if let Some(statement) = self.session.statement(id) {
+        } else if pending.is_none()
+            && let Some(statement) = self.session.statement(id)
+        {
             detail.statement = exchange.put(statement.text.as_bytes());
             detail.statement_cut = statement.cut;
             if out.outbox.unmask && detail.code == command::COM_STMT_EXECUTE {
@@ -462,22 +423,12 @@ impl Mysql {
         }
     }
 
-    /// Text of a PREPARE that is not answered yet: MariaDB clients send one or more EXECUTEs right behind it, with -1 for the id.
-    fn pending_prepare(&mut self, id: u32) -> Option<String> {
-        let exchange = self.pairing.back().filter(|_| id == u32::MAX)?;
-        match exchange.detail {
-            Detail::Mysql(detail) if detail.code == command::COM_STMT_PREPARE || detail.statement_id == u32::MAX => {
-                Some(exchange.text(detail.statement).to_owned())
-            }
-            _ => None,
-        }
-    }
-
     pub(super) fn malformed(&mut self, input: &Input<'_>, sender: Sender, out: &mut Output<'_>) -> Progress {
         if !self.confirmed {
             self.pairing.abandon(Incident::Rejected, out);
             return Progress::Reject;
         }
+        self.give_up(input);
         self.lose(sender, out);
         discard_all(input, Discard::Malformed, out)
     }
@@ -485,6 +436,7 @@ impl Mysql {
     fn lose_requests(&mut self, out: &mut Output<'_>) {
         self.client = Reader { lost: true, ..Reader::default() };
         self.pairing.lose_requests(self.server_offset);
+        self.session.lose_last_prepared();
         if let Some(exchange) = self.unanswered.take() {
             out.leave_out(exchange, Incident::RequestUncertain);
         }
@@ -539,6 +491,7 @@ impl Mysql {
         if let Some(exchange) = self.unanswered.take() {
             out.leave_out(exchange, Incident::RequestUncertain);
         }
+        self.settle_by_end(why, out);
         self.pairing.close(why, out);
         self.lose_answers(out);
     }
@@ -583,7 +536,7 @@ impl Decoder for Mysql {
 }
 
 /// Passes over the segment in front: the next may begin with what is looked for.
-fn discard_segment(input: &Input<'_>, why: Discard, out: &mut Output<'_>) -> Progress {
+pub(super) fn discard_segment(input: &Input<'_>, why: Discard, out: &mut Output<'_>) -> Progress {
     let length = input.next_segment().unwrap_or(input.data.len());
     out.discard(why, length);
     Progress::Consumed(length)

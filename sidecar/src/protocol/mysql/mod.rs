@@ -12,20 +12,24 @@ mod decoder;
 mod frame;
 mod handshake;
 mod parameters;
+mod prepare;
 mod results;
+mod scale;
 mod session;
 #[cfg(test)]
 mod tests;
 
 use super::{Decoder, Probe, Sender, Start, Verdict};
 
-/// Recognises the server's greeting, or a command that fills its segment exactly.
+/// Recognises the server's greeting, or a command that ends where a segment ends.
 pub fn detect(probe: &Probe<'_>) -> Verdict {
     let data = probe.data;
     // The server speaks first, so what it sends before anything else may be the beginning of a greeting or of a refusal.
     let first_word = probe.from_start && probe.sender == Some(Sender::Server);
+    // A client's segment may end within a command.
+    let may_be_command = probe.sender == Some(Sender::Client) && !probe.from_start;
     let Some(packet) = frame::Header::parse(data) else {
-        return if first_word { Verdict::Maybe } else { Verdict::No };
+        return if first_word || may_be_command && command::may_begin(data) { Verdict::Maybe } else { Verdict::No };
     };
     let payload = data.get(frame::HEADER..).unwrap_or_default();
     if packet.sequence != 0 || packet.length == 0 {
@@ -38,9 +42,13 @@ pub fn detect(probe: &Probe<'_>) -> Verdict {
     if refused {
         return Verdict::Yes(Sender::Server);
     }
-    let certain = command::is_certain(payload, packet.length) || compression::is_certain(data);
+    let compressed = compression::begins(data);
+    let certain = command::is_certain(payload, packet.length) || compressed == Some(true);
     if probe.sender != Some(Sender::Server) && !probe.from_start && certain {
         return Verdict::Yes(Sender::Client);
+    }
+    if may_be_command && (command::may_begin(data) || compressed.is_none()) {
+        return Verdict::Maybe;
     }
     if first_word && payload.len() < packet.length && handshake::may_become_first_packet(payload, packet.length) {
         return Verdict::Maybe;

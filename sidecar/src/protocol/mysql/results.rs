@@ -75,11 +75,12 @@ impl Mysql {
     /// Counts bytes of the server's current packet, up to `end` of the input.
     fn answer_bytes(&mut self, input: &Input<'_>, end: usize, out: &mut Output<'_>) {
         let ends = self.answer_ends && self.server.is_over();
+        let may_end = self.may_be_prepared();
         let wire = self.wire(input, end);
         match self.pairing.front() {
             Some(exchange) => {
                 exchange.response.bytes += wire;
-                if ends {
+                if ends || may_end {
                     exchange.response.finish(input, end);
                 }
             }
@@ -132,10 +133,13 @@ impl Mysql {
         }
     }
 
-    fn packet(&mut self, input: &Input<'_>, header: Header, out: &mut Output<'_>) -> Progress {
+    pub(super) fn packet(&mut self, input: &Input<'_>, header: Header, out: &mut Output<'_>) -> Progress {
         let Some(code) = self.detail().map(|detail| detail.code) else {
             return self.stray(input, header, out);
         };
+        if let Some(progress) = self.settle_prepared(input, header, out) {
+            return progress;
+        }
         if self.answer == Answer::Rows
             && let Some(taken) = self.rows(input)
         {
@@ -326,8 +330,9 @@ impl Mysql {
     fn after_definitions(&mut self) {
         let Answer::AfterDefinitions(then) = self.answer else { return };
         match (self.session.classic_eof(), then) {
-            (Some(true), _) | (None, Then::Rows | Then::PreparedColumns(1..)) => {}
-            (Some(false), then) | (None, then) => self.follow(then),
+            // Without the login, what comes next tells whether an EOF does.
+            (Some(true) | None, _) => {}
+            (Some(false), then) => self.follow(then),
         }
     }
 
@@ -344,6 +349,10 @@ impl Mysql {
         if self.session.classic_eof() == Some(true) && !eof && first != 0xff {
             return false;
         }
+        if !eof && matches!(then, Then::PreparedColumns(0) | Then::Prepared) {
+            // Nothing else can stand behind the last definition.
+            return first == 0xff && self.fail(payload);
+        }
         self.session.learn_classic_eof(eof);
         if !eof {
             self.follow(then);
@@ -355,43 +364,6 @@ impl Mysql {
             return self.end_with(Okay { status, ..Okay::default() });
         }
         self.follow(then);
-        true
-    }
-
-    fn prepared(&mut self, payload: &[u8], first: u8) -> bool {
-        let mut fields = Fields(payload);
-        fields.u8();
-        let (Some(id), Some(columns), Some(parameters)) = (fields.u32(), fields.u16(), fields.u16()) else { return false };
-        if first != 0x00 {
-            return false;
-        }
-        fields.u8();
-        let warnings = fields.u16().unwrap_or(0);
-        let described = !self.session.has(CLIENT_OPTIONAL_RESULTSET_METADATA) || fields.u8() != Some(0);
-        let mut statement = self.session.blank_statement();
-        statement.parameters = usize::from(parameters);
-        let mut text_lost = false;
-        if let Some(exchange) = self.pairing.front()
-            && let Detail::Mysql(mut detail) = exchange.detail
-        {
-            detail.statement_id = id;
-            detail.warnings = u64::from(warnings);
-            statement.text.push_str(exchange.text(detail.statement));
-            statement.cut = detail.statement_cut;
-            exchange.detail = Detail::Mysql(detail);
-            text_lost = exchange.request.lost > 0;
-        }
-        match text_lost {
-            // A piece of a statement is another statement: what runs it has none rather than a wrong one.
-            true => self.session.close_statement(id),
-            false => self.session.prepare(id, statement),
-        }
-        match (parameters, columns) {
-            _ if !described => self.answer_ends = true,
-            (0, 0) => self.answer_ends = true,
-            (0, columns) => self.answer = Answer::Definitions(u64::from(columns), Then::Prepared),
-            (parameters, columns) => self.answer = Answer::Definitions(u64::from(parameters), Then::PreparedColumns(columns)),
-        }
         true
     }
 
@@ -491,7 +463,7 @@ impl Mysql {
     }
 
     /// The front's answer is over.
-    fn end_answer(&mut self, out: &mut Output<'_>) {
+    pub(super) fn end_answer(&mut self, out: &mut Output<'_>) {
         self.answer = Answer::First;
         self.answer_ends = false;
         self.answer_begun = false;
@@ -540,32 +512,17 @@ impl Mysql {
         discard_all(input, Discard::Unpaired, out)
     }
 
-    /// Takes the EOF of a PREPARE that ended while nobody knew whether one would come; its number goes on where that answer ended.
-    fn late_eof(&mut self, input: &Input<'_>, header: Header, out: &mut Output<'_>) -> Option<Progress> {
-        let unknown = self.session.classic_eof().is_none() && !self.answer_begun;
-        if !unknown || header.length != 5 || header.sequence != self.server.sequence.wrapping_add(1) {
-            return None;
-        }
-        let end = HEADER + header.length;
-        let Some(payload) = input.data.get(HEADER..end) else { return Some(Progress::Need(end)) };
-        if payload.first() != Some(&0xfe) {
-            return None;
-        }
-        self.session.learn_classic_eof(true);
-        self.server.sequence = header.sequence;
-        out.discard(Discard::Unpaired, end);
-        Some(Progress::Consumed(end))
-    }
-
     /// The position in the answers is lost; one that had begun is finished without its end.
     pub(super) fn lose_answers(&mut self, out: &mut Output<'_>) {
         self.server = Reader { lost: true, ..Reader::default() };
+        self.session.lose_last_prepared();
         self.answer = Answer::First;
         self.answer_ends = false;
         self.answer_begun = false;
         let begun = self.pairing.front().is_some_and(|exchange| exchange.response.first_ns.is_some());
         if begun && let Some(mut exchange) = self.pairing.pop() {
             exchange.partial = true;
+            exchange.response.last_ns = None;
             if let Detail::Mysql(detail) = &mut exchange.detail {
                 detail.returned_rows = None;
             }

@@ -39,7 +39,7 @@ pub(super) struct Session {
     classic_eof: Option<bool>,
     statements: FxHashMap<u32, Statement>,
     statement_bytes: usize,
-    last_prepared: u32,
+    last_prepared: Option<u32>,
     /// Uses of statements so far: the clock of `Statement::used`.
     uses: u64,
     /// Statements that were thrown out to make room, not yet reported.
@@ -120,17 +120,22 @@ impl Session {
         self.uses += 1;
         statement.used = self.uses;
         self.statement_bytes += statement.text.len();
-        self.last_prepared = id;
+        self.last_prepared = Some(id);
         self.statements.insert(id, statement);
     }
 
     /// The statement with this id; MariaDB clients say -1 for the one they prepared last.
     pub fn statement(&mut self, id: u32) -> Option<&mut Statement> {
-        let id = if id == u32::MAX { self.last_prepared } else { id };
+        let id = if id == u32::MAX { self.last_prepared? } else { id };
         self.uses += 1;
         let statement = self.statements.get_mut(&id)?;
         statement.used = self.uses;
         Some(statement)
+    }
+
+    /// Which statement was prepared last is not known: it may lie in a hole.
+    pub fn lose_last_prepared(&mut self) {
+        self.last_prepared = None;
     }
 
     /// Forgets one statement.

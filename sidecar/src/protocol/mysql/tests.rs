@@ -145,10 +145,108 @@ fn style_unknown_and_nothing_but_parameters() {
             .client(packet(0, b"\x16delete from t where a = ?"))
             .server(prepared(eof))
             .client(packet(0, b"\x16delete from u where a = ?"))
-            .server(prepared(eof));
+            .server(prepared(eof))
+            .finish(false);
         let lines = ["t", "u"].map(|table| format!("COM_STMT_PREPARE [delete from {table} where a = ?] ok rows - affected - 1+1"));
         assert_eq!(read(&script.sent, true, show).lines, lines, "EOF {eof}");
     }
+}
+
+/// The EOF comes with a time of its own, is lost, or is awaited when the capture ends: no end is made up.
+#[test]
+fn style_unknown_and_the_end_of_a_prepare() {
+    let begin = || {
+        let definitions = packets(1, [&[0, 7, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0], COLUMN]);
+        Script::joined().client(packet(0, b"\x16select 7")).server(definitions)
+    };
+    let execute = || packet(0, b"\x17\x07\0\0\0\0\x01\0\0\0");
+    let executed = "COM_STMT_EXECUTE [select 7] ok rows 2 affected - 1+1";
+    let late = begin().wait(6).server(packet(3, EOF)).client(execute()).server(classic(1));
+    check(late, &["COM_STMT_PREPARE [select 7] ok rows - affected - 1+8", executed]);
+    let lost = begin().wait(6).server(packet(3, EOF)).unseen().client(execute()).server(classic(1));
+    check(lost, &["COM_STMT_PREPARE [select 7] ok rows - affected - 1+? partial", executed]);
+    check(begin(), &["COM_STMT_PREPARE [select 7] ok rows - affected - 1+? partial"]);
+    check(begin().reset(true), &["COM_STMT_PREPARE [select 7] ok rows - affected - 1+? partial"]);
+    check(begin().finish(false), &["COM_STMT_PREPARE [select 7] ok rows - affected - 1+1"]);
+    let modern = packets(1, [b"\x01", COLUMN, b"\x011", b"\x012", OK_EOF]);
+    check(begin().wait(6).client(execute()).server(&modern), &["COM_STMT_PREPARE [select 7] ok rows - affected - 1+1", executed]);
+}
+
+#[test]
+fn style_unknown_and_commands_sent_ahead() {
+    for eof in [true, false] {
+        let mut prepared = packets(1, [&[0, 7, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0], COLUMN]);
+        prepared.extend(if eof { packet(3, EOF) } else { Vec::new() });
+        let rows = if eof { classic(1) } else { packets(1, [b"\x01", COLUMN, b"\x011", b"\x012", OK_EOF]) };
+        let script = Script::joined()
+            .client(query("begin"))
+            .server(packet(1, OK))
+            .client([packet(0, b"\x16select 7"), packet(0, b"\x17\xff\xff\xff\xff\0\x01\0\0\0")].concat())
+            .server(prepared)
+            .wait(9)
+            .server(rows);
+        let lines = [
+            "COM_QUERY [begin] ok rows - affected 1 1+1",
+            "COM_STMT_PREPARE [select 7] ok rows - affected - 1+1",
+            "COM_STMT_EXECUTE [select 7] ok rows 2 affected - 11+11",
+        ];
+        check(script, &lines);
+    }
+}
+
+/// The last byte of a file and the empty packet behind it look like the beginning of a COM_QUERY of ten bytes.
+#[test]
+fn the_end_of_a_file_behind_a_hole_is_no_command() {
+    let script = Script::joined()
+        .client(query("select 1"))
+        .server(packet(1, OK))
+        .client(query("load data local infile 'f' into table t"))
+        .unseen()
+        .server(packet(1, b"\xfbf"))
+        .client(packet(2, b"1\n2\n").split_at(7).0)
+        .client(b"\n")
+        .client(&packet(3, b"")[..3])
+        .client([3])
+        .server(packet(4, OK))
+        .client(query("select 2"))
+        .server(packet(1, OK));
+    check(script, &["COM_QUERY [select 1] ok rows - affected 1 1+1", "COM_QUERY [select 2] ok rows - affected 1 1+1"]);
+}
+
+/// An EXECUTE of the statement that was prepared last has no text where a piece of the PREPARE, all of it, or its answer lies in a hole.
+#[test]
+fn a_hole_in_a_prepare_gives_its_execute_no_other_statement() {
+    let execute = packet(0, b"\x17\xff\xff\xff\xff\0\x01\0\0\0");
+    let prepared = packet(1, [0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let older = || {
+        let script = Script::joined().client(packet(0, b"\x16delete from t")).server(packet(1, [0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]));
+        script.client(&execute).server(packet(1, OK))
+    };
+    let newer = packet(0, b"\x16delete from t where a = 1");
+    let piece =
+        older().client(&newer[..18]).client(&newer[18..]).unseen().client(&execute).server([&prepared[..], &packet(1, OK)].concat());
+    let all = older().client(&newer).unseen().server(&prepared).client(&execute).server(packet(1, OK));
+    let answer = older().client(&newer).server(&prepared).unseen().client(&execute).server(packet(1, OK));
+    for script in [piece, all, answer] {
+        let lines = read(&script.sent, true, show).lines;
+        assert_eq!(lines[1], "COM_STMT_EXECUTE [delete from t] ok rows - affected 1 1+1");
+        let of_the_newer = lines.iter().skip(2).filter(|line| line.starts_with("COM_STMT_EXECUTE")).collect::<Vec<_>>();
+        assert!(of_the_newer.iter().all(|line| line.starts_with("COM_STMT_EXECUTE [] ok")) && of_the_newer.len() == 1, "{lines:?}");
+    }
+}
+
+#[test]
+fn error_behind_the_last_definition_of_a_prepare() {
+    // The rows say that EOFs are sent.
+    let script = Script::joined()
+        .client(query("select a from t"))
+        .server(classic(1))
+        .client(packet(0, b"\x16select 7"))
+        .server(packets(1, [&[0, 7, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0], COLUMN, ERR]));
+    check(
+        script,
+        &["COM_QUERY [select a from t] ok rows 2 affected - 1+1", "COM_STMT_PREPARE [select 7] client_error 1064 rows - affected - 1+1"],
+    );
 }
 
 #[test]
