@@ -135,8 +135,6 @@ pub(super) fn statement(arguments: &[u8], capabilities: Option<u64>) -> Option<F
 
 /// Bytes of a statement that are looked at to recognise one.
 const TEXT_PROBE: usize = 64;
-/// Bytes of a packet that tell, where the position was lost, whether it is a command: the code, and where a statement is one.
-pub(super) const JUDGED: usize = 9;
 /// Bytes of a packet larger than its segment that must be there before it is believed: no other protocol's message that happens to
 /// look like a header goes on for so long as text.
 const CERTAIN_BYTES: usize = 500;

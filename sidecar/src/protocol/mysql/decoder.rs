@@ -196,11 +196,9 @@ impl Mysql {
             return Progress::Consumed(HEADER);
         }
         if self.client.lost {
-            let judged = header.length.min(command::JUDGED);
-            let may_be = header.sequence == 0 && (payload.is_empty() || command::is_plausible(payload, header.length));
-            if may_be && payload.len() < judged {
-                // A segment may end behind the header of the next command, and the end of a file looks like one.
-                return Progress::Need(HEADER + judged);
+            if header.sequence == 0 && header.length > 0 && payload.is_empty() {
+                // A segment may end behind the header of the next command.
+                return Progress::Need(HEADER + 1);
             }
             if header.sequence != 0 || !command::is_plausible(payload, header.length) {
                 self.pairing.pass_requests(input.acknowledged_at(0));

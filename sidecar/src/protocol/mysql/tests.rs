@@ -194,25 +194,6 @@ fn style_unknown_and_commands_sent_ahead() {
     }
 }
 
-/// The last byte of a file and the empty packet behind it look like the beginning of a COM_QUERY of ten bytes.
-#[test]
-fn the_end_of_a_file_behind_a_hole_is_no_command() {
-    let script = Script::joined()
-        .client(query("select 1"))
-        .server(packet(1, OK))
-        .client(query("load data local infile 'f' into table t"))
-        .unseen()
-        .server(packet(1, b"\xfbf"))
-        .client(packet(2, b"1\n2\n").split_at(7).0)
-        .client(b"\n")
-        .client(&packet(3, b"")[..3])
-        .client([3])
-        .server(packet(4, OK))
-        .client(query("select 2"))
-        .server(packet(1, OK));
-    check(script, &["COM_QUERY [select 1] ok rows - affected 1 1+1", "COM_QUERY [select 2] ok rows - affected 1 1+1"]);
-}
-
 /// An EXECUTE of the statement that was prepared last has no text where a piece of the PREPARE, all of it, or its answer lies in a hole.
 #[test]
 fn a_hole_in_a_prepare_gives_its_execute_no_other_statement() {
