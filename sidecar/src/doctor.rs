@@ -286,8 +286,12 @@ fn pcap_source(interface: &Interface, source: SourceChoice) -> Check {
 
 fn ebpf_source(interface: &Interface, source: SourceChoice) -> Check {
     let otherwise = if source == SourceChoice::Ebpf { Outcome::Error } else { Outcome::Warning };
-    let remedy = "build with `cargo xtask ebpf` and give CAP_BPF and CAP_NET_RAW; `--source auto` uses pcap meanwhile";
-    tried("source ebpf", ebpf::probe(interface), otherwise, remedy)
+    let outcome = ebpf::probe(interface);
+    let remedy = match outcome {
+        Err(CaptureError::NoPermission { .. }) => "see CAP_BPF and CAP_NET_RAW above; `--source auto` uses pcap meanwhile",
+        _ => "docs/operations.md says what source ebpf needs; `--source auto` uses pcap meanwhile",
+    };
+    tried("source ebpf", outcome, otherwise, remedy)
 }
 
 /// What the settings ask for, opened as `run` opens it: interfaces, filter, sizes, file.

@@ -94,7 +94,11 @@ mod loaded {
         while let Some(inner) = cause {
             // The verifier's log is pages long; its first line says enough here.
             let text = inner.to_string();
-            reason = format!("{reason}: {}", text.lines().next().unwrap_or_default());
+            let line = text.lines().next().unwrap_or_default();
+            // Several of aya's errors have their cause's text in their own.
+            if !reason.contains(line) {
+                reason = format!("{reason}: {line}");
+            }
             cause = inner.source();
         }
         match kernel_says(error) {

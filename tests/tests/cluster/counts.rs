@@ -116,6 +116,11 @@ fn attributed(cluster: &Cluster, period: &str, counts: &BTreeMap<(String, String
     )?;
     let expected = ["front", "back", &format!("{NAMESPACE}/back"), &through.to_string()].map(str::to_owned);
     assert_eq!(calls, [expected.to_vec()], "the front's calls");
+    let served = format!(
+        "SELECT requests FROM workloads{period} WHERE k8s_namespace_name = '{NAMESPACE}' AND k8s_workload_name = 'back' \
+         AND network_protocol_name = 'http'"
+    );
+    assert_eq!(number(cluster, &served)?, through, "what the Deployment behind the Service served");
     let called = format!("FROM exchanges{period} WHERE server_k8s_namespace_name = '{NAMESPACE}'");
     let down =
         number(cluster, &format!("SELECT count() {called} AND client_k8s_workload_name = 'back' AND server_k8s_workload_name = 'db'"))?;
@@ -133,14 +138,21 @@ fn attributed(cluster: &Cluster, period: &str, counts: &BTreeMap<(String, String
 
 /// What the kubelet says about the containers, by workload.
 pub fn usage(cluster: &Cluster) -> Result<()> {
-    let sql = format!(
-        "SELECT count() FROM (SELECT k8s_workload_name FROM container_usage(from = now() - 600, to = now()) \
-         WHERE k8s_namespace_name = '{NAMESPACE}' AND k8s_container_name = 'podtap-sidecar' AND memory_working_set_bytes > 0 \
-         AND cpu_cores >= 0 GROUP BY k8s_workload_name)"
-    );
-    wait::until_true("figures of the sidecars' containers", Duration::from_secs(90), || {
-        Ok(number(cluster, &sql)? == application::PARTS.len() as u64)
-    })
+    let workloads = |which: &str| {
+        format!(
+            "SELECT count() FROM (SELECT k8s_workload_name FROM container_usage(from = now() - 600, to = now()) \
+             WHERE k8s_namespace_name = '{NAMESPACE}' AND k8s_workload_kind = 'Deployment' AND {which} GROUP BY k8s_workload_name)"
+        )
+    };
+    let containers = workloads("k8s_container_name = 'podtap-sidecar' AND memory_working_set_bytes > 0 AND cpu_cores > 0");
+    // The network is the pod's, not a container's.
+    let network = workloads("k8s_container_name = '' AND network_receive_bytes_per_second > 0 AND network_transmit_packets_per_second > 0");
+    for (what, sql) in [("the sidecars' containers", containers), ("the pods' networks", network)] {
+        wait::until_true(&format!("figures of {what}"), Duration::from_secs(90), || {
+            Ok(number(cluster, &sql)? == application::PARTS.len() as u64)
+        })?;
+    }
+    Ok(())
 }
 
 /// Ends what the parts before have started; the analyzer stays.

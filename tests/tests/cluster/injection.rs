@@ -51,15 +51,17 @@ pub fn pod_security(cluster: &Cluster) -> Result<()> {
     for level in ["baseline", "restricted"] {
         let name = format!("security-{level}");
         cluster.apply(&namespace(&name, &format!(", pod-security.kubernetes.io/enforce: {level}")))?;
-        cluster.apply(&sleeper(&name, "sleeper"))?;
+        let of_deployment = cluster.apply(&sleeper(&name, "sleeper"))?;
         cluster.rolled_out(&name, "deployment/sleeper")?;
         let pods = cluster.pods(&name, "app=sleeper")?;
         assert!(!is_injected(cluster, &name, pods.first().context("a pod")?)?);
-        let said = cluster.apply(&format!(
+        let of_pod = cluster.apply(&format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{ name: alone, namespace: {name} }}\nspec:\n  containers:\n    \
              - {{ name: sleeper, image: \"docker.io/podtap/pause:1\", imagePullPolicy: Never, {CONFINED} }}\n"
         ))?;
-        assert!(said.stderr.contains("Warning") && said.stderr.contains(&name), "kubectl does not show why: {}", said.stderr);
+        for said in [of_deployment, of_pod] {
+            assert!(said.stderr.contains("Warning") && said.stderr.contains(&name), "kubectl does not show why: {}", said.stderr);
+        }
         cluster.kubectl(&["delete", "namespace", &name, "--timeout=60s"])?;
     }
     Ok(())
