@@ -213,6 +213,58 @@ async fn roll_ups_equal_what_they_are_made_from() {
     }
 }
 
+/// A service that has more endpoints, clients, servers and errors than a span keeps apart: the rare ones become one, nothing is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn roll_ups_bound_what_a_service_keeps_apart() {
+    let Ready { bench, url, ports, client, .. } = Ready::start("bounds", &[]).await;
+    let now = now_ns();
+    let (paths, errors): (Vec<_>, Vec<_>) = (0..4_500).map(|number| (format!("/page-{number:04}"), format!("E{}", number % 600))).unzip();
+    let mut builder = BatchBuilder::new("sender".to_owned(), [3; 16], Resource::default());
+    for number in 0..4_500usize {
+        let ip = |net: u8| std::net::Ipv4Addr::new(net, 0, (number / 250) as u8, (number % 250) as u8).into();
+        let status = if number % 2 == 0 { Status::ServerError } else { Status::Ok };
+        let served = RequestRecord {
+            client_address: ip(198),
+            error_type: if number % 2 == 0 { &errors[number] } else { "" },
+            ..record(now, &paths[number], Some(5_000_000), status)
+        };
+        let called = RequestRecord { side: Side::Client, server_address: ip(203), url_template: "/", ..record(now, "/", None, Status::Ok) };
+        // The first ones are frequent.
+        for _ in 0..if number < 700 { 3 } else { 1 } {
+            builder.push(&served);
+            builder.push(&called);
+        }
+    }
+    let total = 2 * (4_500 + 2 * 700);
+    deliver(&ports, &[builder.finish(1, now, Vec::new())]).await.expect("acknowledged");
+    until("everything is stored", async || (number(&client, "SELECT sum(count) FROM red").await == total).then_some(())).await;
+    bench.command(&url, &["rollup"]);
+    let figures =
+        "sum(count), sum(errors), sum(time_to_last_byte_ns_sum), sum(request_bytes), mapSort(sumMap(time_to_last_byte_ns_buckets))";
+    let totals =
+        async |view: &str| client.query_raw(&format!("SELECT toString(({figures})) FROM {view}")).fetch_one::<String>().await.unwrap();
+    let fine = totals("red").await;
+    assert_eq!(number(&client, "SELECT uniqExact(endpoint) + uniqExact(peer) FROM red").await, 4_501 + 9_000);
+    for view in ["red_1m", "red_1h", "red_1d"] {
+        assert_eq!(totals(view).await, fine, "{view}");
+        let of = |what: &str| format!("SELECT toUInt64({what}) FROM {view}");
+        let check = async |what: &str, expect: u64| assert_eq!(number(&client, &of(what)).await, expect, "{view}: {what}");
+        check("uniqExact(endpoint)", 4_001).await;
+        check("uniqExact(peer)", 1_001).await;
+        check("uniqExact(error_type)", 202).await;
+        check("uniqExact(server_address) <= 1_000 + 2", 1).await;
+        let rarest = format!("SELECT min(n) FROM (SELECT sum(count) AS n FROM {view} WHERE peer != '(overflow)' GROUP BY peer)");
+        assert_eq!(number(&client, &rarest).await, 3, "{view}: those with most exchanges stay");
+        check("sumIf(count, endpoint = 'GET /page-0699')", 3).await;
+        check("uniqExactIf((server_address, server_port), peer = '(overflow)' AND side = 'client')", 1).await;
+    }
+    let told = "SELECT sum(overflowed_requests) FROM rollup_spans FINAL WHERE step = '1d'";
+    let counted = "SELECT sum(count) FROM red_1d WHERE endpoint = '(overflow)' OR peer = '(overflow)' OR error_type = '(overflow)'";
+    let overflowed = number(&client, told).await;
+    assert_eq!(overflowed, number(&client, counted).await);
+    assert!(overflowed > 0 && overflowed < total, "{overflowed} of {total}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_of_the_first_schema_is_brought_up_to_date() {
     let mut bench = Bench::new("upgrade");

@@ -20,12 +20,13 @@ pub struct Migration {
 }
 
 /// All files, in order.
-pub const MIGRATIONS: [Migration; 5] = [
+pub const MIGRATIONS: [Migration; 6] = [
     Migration { number: 1, name: "initial", text: include_str!("schema/0001_initial.sql") },
     Migration { number: 2, name: "rollups", text: include_str!("schema/0002_rollups.sql") },
     Migration { number: 3, name: "kubernetes", text: include_str!("schema/0003_kubernetes.sql") },
     Migration { number: 4, name: "search", text: include_str!("schema/0004_search.sql") },
     Migration { number: 5, name: "ends", text: include_str!("schema/0005_ends.sql") },
+    Migration { number: 6, name: "bounds", text: include_str!("schema/0006_bounds.sql") },
 ];
 
 /// Which rows of `red AS fine` no roll-up holds. The second condition says nothing new, but lets the partitions and the primary key

@@ -5,10 +5,16 @@
 //! the span due again. Two analyzers that compute the same span write two versions, of which one counts. The one misuse: computing an
 //! hour again whose ten-second rows have expired in part; [`Bounds::oldest_hour`] is there to prevent it.
 
+use crate::aggregate::key::OVERFLOW;
+
 use super::rows::{KEY_COLUMNS, figure_columns};
 
 const HOUR_SECONDS: u64 = 3_600;
 const DAY_HOURS: u64 = 24;
+
+/// How many different ones of a kind a service keeps apart in a span: those with most exchanges. The others count as [`OVERFLOW`], so
+/// that months of a service with public clients, or of paths that no template fits, stay as small as they are useful.
+pub const MAX_DETAILS: [(&str, u64); 3] = [("endpoint", 4_000), ("peer", 1_000), ("error_type", 200)];
 
 /// Two kinds of spans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,7 +172,7 @@ pub fn compute(step: Step, due: &Due, version: u64) -> Vec<String> {
             );
             let minutes = format!("request_histograms_1m WHERE span = {span} AND version = {version} AND {}", window_of("1m", from));
             vec![
-                insert("1m", "toStartOfMinute(request_histograms.window)", due.span, version, &fine),
+                insert("1m", "toStartOfMinute(request_histograms.window)", due.span, version, &bounded(&fine)),
                 insert("1h", "toStartOfHour(request_histograms_1m.window)", due.span, version, &minutes),
             ]
         }
@@ -176,13 +182,14 @@ pub fn compute(step: Step, due: &Due, version: u64) -> Vec<String> {
                 "request_histograms_1h WHERE (span, version) GLOBAL IN (SELECT span, version FROM rollup_spans FINAL WHERE step = '1h' \
                  AND span >= {first} AND span < {end})"
             );
-            vec![insert("1d", "toStartOfDay(request_histograms_1h.window, 'UTC')", due.span, version, &hours)]
+            vec![insert("1d", "toStartOfDay(request_histograms_1h.window, 'UTC')", due.span, version, &bounded(&hours))]
         }
     };
     let coarsest = step.as_str();
+    let overflowed = MAX_DETAILS.map(|(column, _)| format!("{column} = '{OVERFLOW}'")).join(" OR ");
     statements.push(format!(
-        "INSERT INTO rollup_spans (step, span, covered, requests, computed_at, version) \
-         SELECT '{coarsest}', {span}, {}, sum(count), now64(3), {version} FROM request_histograms_{coarsest} \
+        "INSERT INTO rollup_spans (step, span, covered, requests, overflowed_requests, computed_at, version) \
+         SELECT '{coarsest}', {span}, {}, sum(count), sumIf(count, {overflowed}), now64(3), {version} FROM request_histograms_{coarsest} \
          WHERE span = {span} AND version = {version}",
         due.covered
     ));
@@ -195,10 +202,37 @@ fn window_of(step: &str, from: u64) -> String {
     format!("{window} >= toDateTime({from}, 'UTC') AND {window} < toDateTime({}, 'UTC')", from + HOUR_SECONDS)
 }
 
+/// The same rows, whose details beyond [`MAX_DETAILS`] are overflow: a sub-query of the table's name.
+fn bounded(source: &str) -> String {
+    let table = table_of(source);
+    let kept = MAX_DETAILS.map(|(column, most)| {
+        let settled = format!("{column} IN ('', '{OVERFLOW}')");
+        format!(
+            "{settled} OR (service_name, {column}) GLOBAL IN (SELECT service_name, {column} FROM {source} GROUP BY service_name, {column} \
+             HAVING NOT ({settled}) ORDER BY sum(count) DESC, {column} LIMIT {most} BY service_name) AS keeps_{column}"
+        )
+    });
+    // Where the peer is the server, its address and port are the peer again.
+    let replaced = [
+        format!("if(keeps_endpoint, {table}.endpoint, '{OVERFLOW}') AS endpoint"),
+        format!("if(keeps_peer, {table}.peer, '{OVERFLOW}') AS peer"),
+        format!("if(keeps_error_type, {table}.error_type, '{OVERFLOW}') AS error_type"),
+        format!("if(keeps_peer OR {table}.side = 'server', {table}.server_address, '{OVERFLOW}') AS server_address"),
+        format!("if(keeps_peer OR {table}.side = 'server', {table}.server_port, 0) AS server_port"),
+    ];
+    let marked = format!("SELECT *, {} FROM {source}", kept.join(", "));
+    format!("(SELECT * REPLACE ({}) FROM ({marked}) AS {table}) AS {table}", replaced.join(", "))
+}
+
+/// The table that a source reads, by which its columns are named.
+fn table_of(source: &str) -> &str {
+    source.split(' ').next_back().filter(|_| source.starts_with('(')).or(source.split(' ').next()).unwrap_or_default()
+}
+
 fn insert(step: &str, window: &str, span: u32, version: u64, source: &str) -> String {
     let (key, figures) = figure_columns().split_at(KEY_COLUMNS);
     let names = |columns: &[(&str, &str)]| columns.iter().map(|(name, _)| (*name).to_owned()).collect::<Vec<_>>().join(", ");
-    let table = source.split(' ').next().unwrap_or_default();
+    let table = table_of(source);
     let merged: Vec<_> = figures
         .iter()
         .map(|(name, kind)| match (*kind, name.ends_with("_max")) {
