@@ -116,7 +116,7 @@ async fn quantiles_of_a_thousand_pods_are_within_one_percent_at_every_step() {
     deliver(&ports, &sent).await.expect("acknowledged");
     exact.values_mut().for_each(|samples| samples.sort_unstable());
     let total = PODS * SAMPLES_A_POD * SHAPES.len() as u64;
-    until("everything is stored", async || (number(&client, "SELECT sum(count) FROM red").await == total).then_some(())).await;
+    counted(&client, total).await;
     bench.command(&url, &["rollup"]);
     let mut worst = 0f64;
     for view in ["red", "red_1m", "red_1h", "red_1d"] {
@@ -176,6 +176,14 @@ async fn all_steps_agree(client: &Client, requests: u64, what: &str) {
     }
 }
 
+/// Waits until so many records are stored, and manifests say so: they come last, and what is due goes by them.
+async fn counted(client: &Client, records: u64) {
+    until("everything is stored, with its manifests", async || {
+        (number(client, "SELECT sum(records) FROM ingest_blocks FINAL").await == records).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn roll_ups_equal_what_they_are_made_from() {
     let Ready { bench, url, ports, client, .. } = Ready::start("rollups", &["--rollup-interval=1s"]).await;
@@ -183,7 +191,7 @@ async fn roll_ups_equal_what_they_are_made_from() {
     // Thirty hours and this one: what has ended is rolled up by itself, the rest on demand.
     let times: Vec<u64> = (0..4_000u64).map(|number| now - (number * 67 % 108_000) * SECOND).collect();
     deliver(&ports, &[batch(1, &times, Vec::new())]).await.expect("acknowledged");
-    until("everything is stored", async || (number(&client, "SELECT sum(count) FROM red").await == 4_000).then_some(())).await;
+    counted(&client, 4_000).await;
     until("hours and days are rolled up by themselves", async || {
         let spans = "SELECT toUInt64(countIf(step = '1h') >= 29 AND countIf(step = '1d') >= 1) FROM rollup_spans FINAL";
         (number(&client, spans).await == 1).then_some(())
@@ -202,7 +210,7 @@ async fn roll_ups_equal_what_they_are_made_from() {
     // Late records, of hours and days that were rolled up, and of one that had nothing.
     let late: Vec<u64> = (0..300u64).map(|number| now - (number * 997 % 180_000) * SECOND).collect();
     deliver(&ports, &[batch(2, &late, Vec::new())]).await.expect("acknowledged");
-    until("the late ones are stored", async || (number(&client, "SELECT sum(count) FROM red").await == 4_300).then_some(())).await;
+    counted(&client, 4_300).await;
     bench.command(&url, &["rollup"]);
     all_steps_agree(&client, 4_300, "after late records").await;
     assert!(number(&client, "SELECT count() FROM rollup_spans FINAL").await > before);
@@ -237,7 +245,7 @@ async fn roll_ups_bound_what_a_service_keeps_apart() {
     }
     let total = 2 * (4_500 + 2 * 700);
     deliver(&ports, &[builder.finish(1, now, Vec::new())]).await.expect("acknowledged");
-    until("everything is stored", async || (number(&client, "SELECT sum(count) FROM red").await == total).then_some(())).await;
+    counted(&client, total).await;
     bench.command(&url, &["rollup"]);
     let figures =
         "sum(count), sum(errors), sum(time_to_last_byte_ns_sum), sum(request_bytes), mapSort(sumMap(time_to_last_byte_ns_buckets))";
@@ -304,7 +312,7 @@ async fn a_directory_of_the_first_schema_is_brought_up_to_date() {
     );
     assert_eq!(number(&client, "SELECT count() FROM requests FINAL WHERE keep = 0").await, 1);
     deliver(&ports, &[batch(1, &[now_ns(); 20], Vec::new())]).await.expect("acknowledged");
-    until("new records beside old ones", async || (number(&client, "SELECT sum(count) FROM red").await == 2_020).then_some(())).await;
+    counted(&client, 2_020).await;
     bench.command(&url, &["rollup", "--retention=requests=3,request_histograms_1h=900"]);
     all_steps_agree(&client, 2_020, "old and new").await;
     let ttl = "SELECT count() FROM system.tables WHERE database = 'podtap' AND \
@@ -385,7 +393,7 @@ async fn sampling_leaves_the_histograms_alone_and_completeness_adds_up() {
     let first = batch(1, &[now_ns(); 5_000], counters(1));
     let third = batch(3, &[now_ns(); 5_000], counters(2));
     deliver(&ports, &[first, third]).await.expect("acknowledged");
-    until("everything is stored", async || (number(&client, "SELECT sum(count) FROM red").await == 10_000).then_some(())).await;
+    counted(&client, 10_000).await;
     until("and its manifest", async || (number(&client, "SELECT sum(records) FROM ingest_blocks FINAL").await == 10_000).then_some(()))
         .await;
     let ordinary = number(&client, "SELECT count() FROM requests FINAL WHERE keep = 0").await;
