@@ -25,7 +25,12 @@ pub struct ClickHouse {
 impl ClickHouse {
     /// Starts it on a free port of loopback.
     pub fn start(run: &Run) -> Result<Self> {
-        let mut endpoint = Self { process: None, address: free_port(Ipv4Addr::LOCALHOST)?, data: run.folder("clickhouse")? };
+        Self::start_at(run, run.folder("clickhouse")?)
+    }
+
+    /// The same on data that may be there already, and stay.
+    pub fn start_at(run: &Run, data: PathBuf) -> Result<Self> {
+        let mut endpoint = Self { process: None, address: free_port(Ipv4Addr::LOCALHOST)?, data };
         endpoint.launch(run)?;
         Ok(endpoint)
     }

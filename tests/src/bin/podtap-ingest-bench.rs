@@ -4,7 +4,9 @@
 //! The records are made up, with as many different paths as asked for, and sent by the sidecar's own transport before the clock starts. Not
 //! a test: nothing here fails because it is slow.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -67,6 +69,9 @@ struct Arguments {
     /// Series in each ten seconds of these
     #[arg(long, default_value_t = 100)]
     series: u64,
+    /// Folder that keeps what is questioned; if it holds as much already, it is only questioned
+    #[arg(long)]
+    history_in: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -422,25 +427,15 @@ fn documented(days: u64, end: &str) -> Vec<(&'static str, String)> {
 
 fn questions(arguments: &Arguments) -> Result<()> {
     let run = Run::start()?;
-    let clickhouse = ClickHouse::start(&run)?;
+    let folder = match &arguments.history_in {
+        Some(folder) => folder.clone(),
+        None => run.folder("clickhouse")?,
+    };
+    std::fs::create_dir_all(&folder).context(format!("making {}", folder.display()))?;
+    let clickhouse = ClickHouse::start_at(&run, folder.join("data"))?;
     let setup = Setup { clickhouse_url: clickhouse.url(), grpc_address: Ipv4Addr::LOCALHOST, kafka: None, rules: None };
     drop(Analyzer::start(&run, &setup)?);
-    let started = Instant::now();
-    // Filling takes a while; what is stored ends when it began.
-    let end = format!("toDateTime({}, 'UTC')", now_ns() / SECOND);
-    fill(arguments, &clickhouse, &end)?;
-    let filled = started.elapsed().as_secs_f64();
-    let started = Instant::now();
-    let rolled = roll_up(&run, &clickhouse)?;
-    println!(
-        "{} requests over a week, {} days of histograms with {} series in each ten seconds; filled in {filled:.0} s, \
-         rolled up in {:.0} s ({}). Median of {ASKED}, the first answer of each beside it.\n",
-        arguments.stored,
-        arguments.days,
-        arguments.series,
-        started.elapsed().as_secs_f64(),
-        rolled,
-    );
+    let end = history(arguments, &run, &clickhouse, &folder.join("filled"))?;
     println!("| question | median ms | first ms |\n|---|---|---|");
     for (name, sql) in documented(arguments.days, &end) {
         let mut times = Vec::new();
@@ -458,6 +453,38 @@ fn questions(arguments: &Arguments) -> Result<()> {
         println!("| `{table}` | {:.0} |", disk_bytes(&clickhouse, table)? / 1e6);
     }
     Ok(())
+}
+
+/// Fills the tables unless `note` says that they are full, and gives the time at which what is stored ends.
+fn history(arguments: &Arguments, run: &Run, clickhouse: &ClickHouse, note: &Path) -> Result<String> {
+    let size = format!(
+        "{} requests over a week, {} days of histograms with {} series in each ten seconds",
+        arguments.stored, arguments.days, arguments.series
+    );
+    let noted = match std::fs::read_to_string(note) {
+        Ok(noted) => noted,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let started = Instant::now();
+            // Filling takes a while; what is stored ends when it began.
+            let end = format!("toDateTime({}, 'UTC')", now_ns() / SECOND);
+            fill(arguments, clickhouse, &end)?;
+            let filled = started.elapsed().as_secs_f64();
+            let started = Instant::now();
+            let rolled = roll_up(run, clickhouse)?;
+            let took = format!("filled in {filled:.0} s, rolled up in {:.0} s ({rolled})", started.elapsed().as_secs_f64());
+            let text = format!("{size}\n{end}\n{took}\n");
+            std::fs::write(note, &text).context(format!("writing {}", note.display()))?;
+            text
+        }
+        Err(error) => return Err(Failure(format!("reading {}: {error}", note.display()))),
+    };
+    let mut lines = noted.lines();
+    let (found, end, took) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    if found != size {
+        return Err(Failure(format!("{} has {found}, not {size}: choose another folder", note.display())));
+    }
+    println!("{size}; {took}. Median of {ASKED}, the first answer of each beside it.\n");
+    Ok(end.to_owned())
 }
 
 /// Rows as blocks would have written them, made by the engine itself: of each exchange both ends' records.
