@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use clickhouse::{Client, Row};
 use podtap_wire::proto::{CounterSample, Resource};
-use podtap_wire::{BatchBuilder, EncodedBatch, Protocol, RequestRecord, Side, Status};
+use podtap_wire::{BatchBuilder, DecodedBatch, EncodedBatch, Protocol, RequestRecord, Side, Status};
 use serde::Deserialize;
 use stage::{Bench, Ports, Ready, deliver, get, ready, until};
 
@@ -128,6 +128,28 @@ async fn a_restart_goes_on_behind_complete_blocks() {
     assert_eq!(count("SELECT sum(duplicate_batches) FROM ingest_blocks FINAL").await, 100);
     assert_eq!(count("SELECT sum(missing_batches) FROM ingest_blocks FINAL").await, 0);
     assert_eq!(count("SELECT count() FROM ingest_blocks FINAL WHERE complete = 1").await, 2);
+}
+
+/// A sidecar was killed, and its next start says how far it had come: the view names what is missing at the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_at_the_end_of_a_boot_is_named() {
+    let Ready { bench, ports, client, .. } = Ready::start("grpc-end-of-boot", &[]).await;
+    let sent = batches(6, 10).batches;
+    let last = DecodedBatch::decode(&sent[5].bytes).unwrap();
+    let end = BatchBuilder::end_of_boot(&last, 9);
+    deliver(&ports, &[&sent[..2], &sent[4..], &[end.clone(), end]].concat()).await.expect("acknowledged");
+    let text = async |sql: &str| client.query(sql).fetch_one::<String>().await.unwrap();
+    until("all is stored", async || {
+        let records = client.query("SELECT sum(duplicate_batches) FROM ingest_blocks FINAL").fetch_one::<u64>().await.unwrap();
+        (records > 0).then_some(())
+    })
+    .await;
+    let sequences = "SELECT concat(toString(first), ' ', toString(last), ' ', toString(received), ' ', toString(missing), ' ', \
+                     toString(ranges), ' ', toString(missing_ranges)) FROM sender_sequences";
+    assert_eq!(text(sequences).await, "1 9 4 5 [(1,2),(5,6),(10,9)] [(3,4),(7,9)]", "{}", bench.log());
+    let counts = "SELECT concat(toString(sum(batches)), ' ', toString(sum(missing_batches))) FROM ingest_blocks FINAL";
+    assert_eq!(text(counts).await, "4 5");
+    assert_eq!(client.query("SELECT sum(count) FROM red").fetch_one::<u64>().await.unwrap(), 40);
 }
 
 async fn check_values(client: &Client) {

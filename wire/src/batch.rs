@@ -132,9 +132,18 @@ impl BatchBuilder {
     pub fn new(sender_id: String, boot_id: [u8; 16], resource: proto::Resource) -> Self {
         let mut builder = Self::default();
         builder.batch.format = FORMAT;
-        builder.batch.sender = Some(proto::Sender { id: sender_id, boot_id: boot_id.to_vec(), sequence: 0, closed_at_ns: 0 });
+        builder.batch.sender = Some(proto::Sender { id: sender_id, boot_id: boot_id.to_vec(), ..proto::Sender::default() });
         builder.batch.resource = Some(resource);
         builder
+    }
+
+    /// The end of the boot that `last` is of, which had made `made` batches; see `Sender.ends_boot` in the .proto.
+    pub fn end_of_boot(last: &DecodedBatch, made: u64) -> EncodedBatch {
+        let sequence = made.saturating_add(1);
+        let sender = proto::Sender { sequence, ends_boot: true, ..last.sender.clone() };
+        let resource = last.resource.clone();
+        let batch = proto::RecordBatch { format: FORMAT, sender: Some(sender), resource: Some(resource), ..proto::RecordBatch::default() };
+        EncodedBatch { sequence, rows: 0, bytes: batch.encode_to_vec() }
     }
 
     /// Records collected so far.

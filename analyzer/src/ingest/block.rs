@@ -321,6 +321,9 @@ impl PartitionFold {
         // A decoded batch has a boot of 16 bytes.
         let boot = <[u8; 16]>::try_from(sender.boot_id.as_slice()).unwrap_or_default();
         let boot = SenderBoot { sender: sender.id.clone(), boot };
+        if sender.ends_boot {
+            return Self::end_boot(open, marks, &boot, sender.sequence.saturating_sub(1), placed.message_time_ns);
+        }
         let missing = match marks.observe(&boot, sender.sequence, placed.message_time_ns) {
             Sighting::New { missing } => missing,
             Sighting::Late => 0,
@@ -351,6 +354,17 @@ impl PartitionFold {
             open.batches.push(placed);
         }
         Outcome::Counted { records, missing, clamped, overflowed, sampled, late }
+    }
+
+    /// Takes notice of how far a boot had come when it was killed.
+    fn end_boot(open: &mut OpenBlock, marks: &mut Marks, boot: &SenderBoot, last: u64, message_time_ns: u64) -> Outcome {
+        let Sighting::New { missing } = marks.end(boot, last, message_time_ns) else {
+            open.counts.duplicates += 1;
+            return Outcome::Duplicate;
+        };
+        open.received.end(boot, last);
+        open.counts.missing = open.counts.missing.saturating_add(missing);
+        Outcome::Counted { records: 0, missing, clamped: 0, overflowed: 0, sampled: 0, late: 0 }
     }
 
     /// Ends the open block as complete and opens the one that starts at `next`.

@@ -77,17 +77,28 @@ impl Marks {
         };
         mark.seen_ns = mark.seen_ns.max(message_time_ns);
         if sequence > mark.highest {
-            let missing = sequence - mark.highest - 1;
-            if missing > 0 {
-                mark.holes.push((mark.highest + 1, sequence - 1));
-                if mark.holes.len() > MAX_HOLES {
-                    mark.holes.remove(0);
-                }
-            }
+            let missing = mark.miss_up_to(sequence - 1);
             mark.highest = sequence;
             return Sighting::New { missing };
         }
         if mark.fill(sequence) { Sighting::Late } else { Sighting::Duplicate }
+    }
+
+    /// Takes notice of a boot's end: it had made batches up to `last`, and those that were not seen are missing.
+    pub fn end(&mut self, boot: &SenderBoot, last: u64, message_time_ns: u64) -> Sighting {
+        self.latest_ns = self.latest_ns.max(message_time_ns);
+        let Some(mark) = self.senders.get_mut(boot) else {
+            let holes = if last > 0 { vec![(1, last)] } else { Vec::new() };
+            self.senders.insert(boot.clone(), Mark { highest: last, holes, seen_ns: message_time_ns });
+            return Sighting::New { missing: 0 };
+        };
+        mark.seen_ns = mark.seen_ns.max(message_time_ns);
+        if last <= mark.highest {
+            return Sighting::Duplicate;
+        }
+        let missing = mark.miss_up_to(last);
+        mark.highest = last;
+        Sighting::New { missing }
     }
 
     /// Forgets who has been silent for long; called at the end of each block, so at the same place whoever reads.
@@ -107,6 +118,18 @@ impl Marks {
 }
 
 impl Mark {
+    /// Says how many behind the highest were not seen.
+    fn miss_up_to(&mut self, last: u64) -> u64 {
+        let missing = last.saturating_sub(self.highest);
+        if missing > 0 {
+            self.holes.push((self.highest + 1, last));
+            if self.holes.len() > MAX_HOLES {
+                self.holes.remove(0);
+            }
+        }
+        missing
+    }
+
     fn fill(&mut self, sequence: u64) -> bool {
         let Some(at) = self.holes.iter().position(|(from, to)| (*from..=*to).contains(&sequence)) else { return false };
         let (from, to) = self.holes.remove(at);
@@ -137,6 +160,11 @@ impl Received {
             Some((_, to)) if to.checked_add(1) == Some(sequence) => *to = sequence,
             _ => ranges.push((sequence, sequence)),
         }
+    }
+
+    /// Adds a boot's end as the empty range behind `last`: nothing was received, and what is not up to it is missing.
+    pub fn end(&mut self, boot: &SenderBoot, last: u64) {
+        self.ranges.entry(boot.clone()).or_default().push((last.saturating_add(1), last));
     }
 
     /// Every range: boot, first and last sequence.
@@ -171,6 +199,28 @@ mod tests {
         );
         check(&[7, 6, 8], &[new(0), Sighting::Late, new(0)]);
         check(&[u64::MAX, u64::MAX], &[new(0), Sighting::Duplicate]);
+    }
+
+    #[test]
+    fn an_end_tells_what_is_missing_and_may_come_again() {
+        let mut marks = Marks::default();
+        let a = boot("a");
+        assert!((1..=4).all(|sequence| marks.observe(&a, sequence, 5) == Sighting::New { missing: 0 }));
+        assert_eq!(marks.end(&a, 7, 6), Sighting::New { missing: 3 });
+        assert_eq!(marks.end(&a, 7, 7), Sighting::Duplicate);
+        // Should one come all the same, it counts once.
+        assert_eq!(marks.observe(&a, 6, 8), Sighting::Late);
+        assert_eq!(marks.observe(&a, 6, 8), Sighting::Duplicate);
+        assert_eq!(marks.end(&boot("another partition's"), 7, 6), Sighting::New { missing: 0 });
+        let mark = marks.entries().next().unwrap().1;
+        assert_eq!((mark.highest, mark.holes.as_slice()), (7, &[(5, 5), (7, 7)][..]));
+
+        let mut received = Received::default();
+        (1..=4).for_each(|sequence| received.add(&a, sequence));
+        received.end(&a, 7);
+        received.add(&a, 6);
+        let ranges: Vec<_> = received.ranges().map(|(_, from, to)| (from, to)).collect();
+        assert_eq!(ranges, [(1, 4), (8, 7), (6, 6)]);
     }
 
     #[test]

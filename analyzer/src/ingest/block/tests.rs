@@ -89,6 +89,22 @@ fn twice_counts_once_and_holes_are_known_across_blocks() {
     assert_eq!(resumed.handle_message(BLOCK_OFFSETS, time(1), &batch(1)), Outcome::Duplicate);
 }
 
+#[test]
+fn the_end_of_a_boot_names_what_is_missing_and_is_no_batch() {
+    let mut fold = PartitionFold::resume(partition(), ResumePoint::default());
+    let batch = |sequence| message(1, sequence, &["/".to_owned()]);
+    let end = BatchBuilder::end_of_boot(&DecodedBatch::decode(&batch(2)).unwrap(), 5).bytes;
+    fold.handle_message(0, time(0), &batch(1));
+    fold.handle_message(1, time(1), &batch(2));
+    let missing = |missing| Outcome::Counted { records: 0, missing, clamped: 0, overflowed: 0, sampled: 0, late: 0 };
+    assert_eq!(fold.handle_message(2, time(2), &end), missing(3));
+    assert_eq!(fold.handle_message(3, time(3), &end), Outcome::Duplicate);
+    let manifest = fold.take_write().unwrap().manifest;
+    assert_eq!((manifest.counts.batches, manifest.counts.missing, manifest.counts.duplicates), (2, 3, 1));
+    let ranges: Vec<_> = manifest.received.ranges().map(|(_, from, to)| (from, to)).collect();
+    assert_eq!(ranges, [(1, 2), (6, 5)]);
+}
+
 /// What the log holds: messages with holes between offsets, some sent twice, some not batches at all.
 #[derive(Clone, Debug)]
 struct Log {
