@@ -2,8 +2,9 @@
 //!
 //! All batches of a boot go to one partition, chosen by a hash of the sender, in order: the analyzer's high-water mark of the sender lives
 //! in that partition. The choice is kept beside the spool, so that a batch that is sent again after a restart goes where its twin went,
-//! also when partitions were added meanwhile. Messages do not expire in librdkafka (that would let later ones overtake); what is not
-//! acknowledged stays in the spool. After a fatal error of the producer a new one starts from the oldest batch.
+//! also when partitions were added meanwhile; only where it is no more, because the topic was made anew, another is chosen. Messages do not
+//! expire in librdkafka (that would let later ones overtake); what is not acknowledged stays in the spool. After a fatal error of the
+//! producer a new one starts from the oldest batch.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -24,6 +25,8 @@ const MAX_IN_FLIGHT: usize = 64;
 const METADATA_TIMEOUT: Duration = Duration::from_millis(500);
 /// How often an unreachable broker is asked.
 const METADATA_EVERY: Duration = Duration::from_secs(2);
+/// A broker that is behind may know fewer partitions than there are: for so long a partition has to be away before another one is chosen.
+const AWAY_FOR_GOOD: Duration = Duration::from_secs(10);
 /// Largest message the producer sends; brokers have their own limit (1 MB by default).
 const MAX_MESSAGE_BYTES: usize = 8 << 20;
 
@@ -104,6 +107,8 @@ pub struct KafkaSink {
     partitions: HashMap<[u8; 16], i32>,
     /// How many partitions the topic has; `None` until a broker has said so.
     partition_count: Option<i32>,
+    /// Since when a boot's partition has not been among them.
+    away_since: Option<Instant>,
     last_metadata: Option<Instant>,
     in_flight: usize,
     state: LinkState,
@@ -121,6 +126,7 @@ impl KafkaSink {
             context,
             partitions: HashMap::new(),
             partition_count: None,
+            away_since: None,
             last_metadata: None,
             in_flight: 0,
             state,
@@ -140,7 +146,7 @@ impl KafkaSink {
                 let topic = metadata.topics().iter().find(|topic| topic.name() == self.config.topic);
                 match topic.map(|topic| topic.partitions().len()) {
                     Some(count) if count > 0 => {
-                        self.partition_count.get_or_insert(count as i32);
+                        self.partition_count = Some(count as i32);
                         self.context.reports().down = None;
                         self.state = LinkState::Up;
                     }
@@ -155,14 +161,19 @@ impl KafkaSink {
     }
 
     fn partition(&mut self, boot: [u8; 16]) -> Option<i32> {
-        if let Some(partition) = self.partitions.get(&boot) {
-            return Some(*partition);
+        let count = self.partition_count?;
+        let is_there = |partition: &i32| (0..count).contains(partition);
+        if let Some(partition) = self.partitions.get(&boot).copied().filter(is_there) {
+            self.away_since = None;
+            return Some(partition);
         }
         let kept = self.partition_file(boot).and_then(|path| std::fs::read_to_string(path).ok()).and_then(|text| text.trim().parse().ok());
-        let partition = match kept {
-            Some(partition) => partition,
-            None => {
-                let chosen = (fnv1a(self.config.sender_id.as_bytes()) % self.partition_count?.max(1) as u64) as i32;
+        let before = self.partitions.get(&boot).copied().or(kept);
+        let partition = match before {
+            Some(partition) if is_there(&partition) => partition,
+            Some(_) if self.away_since.get_or_insert_with(Instant::now).elapsed() < AWAY_FOR_GOOD => return None,
+            _ => {
+                let chosen = (fnv1a(self.config.sender_id.as_bytes()) % count.max(1) as u64) as i32;
                 if let Some(path) = self.partition_file(boot) {
                     self.forget_old_choices(&path);
                     let temporary = path.with_extension("partition.new");
@@ -174,6 +185,7 @@ impl KafkaSink {
                 chosen
             }
         };
+        self.away_since = None;
         self.partitions.insert(boot, partition);
         Some(partition)
     }
@@ -207,6 +219,8 @@ impl KafkaSink {
         self.state = LinkState::Down(reason);
         self.in_flight = 0;
         self.last_metadata = Some(Instant::now());
+        // The topic may be another one by now, with fewer partitions.
+        self.partition_count = None;
         events.push(SinkEvent::Restart);
         match create(&self.config, &self.context) {
             Ok(producer) => self.producer = Some(producer),
@@ -228,7 +242,9 @@ fn create(config: &KafkaConfig, context: &Context) -> Result<BaseProducer<Contex
         .set("message.max.bytes", MAX_MESSAGE_BYTES.to_string())
         .set("queue.buffering.max.messages", (MAX_IN_FLIGHT * 2).to_string())
         .set("reconnect.backoff.max.ms", "2000")
-        .set("socket.keepalive.enable", "true");
+        .set("socket.keepalive.enable", "true")
+        // The analyzer makes the topic, as its settings say; a broker would make one by its own defaults.
+        .set("allow.auto.create.topics", "false");
     for (name, value) in &config.options {
         client.set(name, value);
     }
@@ -297,7 +313,7 @@ impl Sink for KafkaSink {
         } else if self.producer.is_none() {
             self.replace_producer("no producer".to_owned(), events);
         }
-        if self.partition_count.is_none() || self.state != LinkState::Up {
+        if self.partition_count.is_none() || self.away_since.is_some() || self.state != LinkState::Up {
             self.ask_for_partitions();
         }
     }
@@ -344,11 +360,21 @@ mod tests {
         let choose = |count: i32| {
             let mut sink = KafkaSink::new(config.clone()).unwrap();
             sink.partition_count = Some(count);
-            sink.partition([1; 16]).unwrap()
+            let chosen = sink.partition([1; 16]);
+            // One that is away may come back.
+            chosen.or_else(|| {
+                assert_eq!(sink.partition([1; 16]), None);
+                sink.away_since = Some(Instant::now() - AWAY_FOR_GOOD);
+                sink.partition([1; 16])
+            })
         };
+        let choose = |count| choose(count).unwrap();
         let first = choose(7);
         assert_eq!(i64::from(first), (fnv1a(b"s") % 7) as i64);
         assert_eq!(choose(1000), first);
+        // Only a partition that is no more is left.
+        assert_eq!(i64::from(choose(first)), (fnv1a(b"s") % first as u64) as i64);
+        assert_ne!(choose(7), first);
         std::fs::remove_dir_all(&directory).unwrap();
     }
 }

@@ -165,7 +165,9 @@ fn start_sidecar(lab: &mut Lab, setup: &Setup, transport: Transport, broker: Opt
             Ok(pid)
         }
         (Transport::Kafka, Some(broker)) => {
-            start_run(lab, &setup.sidecar, &setup.source, &["--transport", "kafka", "--kafka-brokers", &broker.address])
+            // Nobody reads, so the broker has to make the topic.
+            let option = "--kafka-option=allow.auto.create.topics=true";
+            start_run(lab, &setup.sidecar, &setup.source, &["--transport", "kafka", "--kafka-brokers", &broker.address, option])
         }
         (Transport::Kafka, None) => Err(Failure::new("no broker for the transport kafka")),
         (Transport::Print, _) => start_run(lab, &setup.sidecar, &setup.source, &["--transport", "print"]),
