@@ -24,7 +24,7 @@ use podtap_tests::wait::{interrupt_on_signals, interrupted};
 use podtap_tests::{Context, Failure, Result};
 use podtap_wire::BatchBuilder;
 
-/// Little, so that what is under way soon lies on disk.
+/// Little, so that the queue is full before what is in it has waited for long.
 const QUEUE_BYTES: usize = 32 << 10;
 const NEVER: Duration = Duration::from_secs(3600);
 
@@ -104,11 +104,15 @@ fn serve(arguments: &Arguments, number: u32, runtime: &tokio::runtime::Handle) -
     let boots: BTreeSet<_> = read(&arguments.folder, number)?.made.iter().map(|name| name.boot).collect();
     let mut chance = Chance::new(&[arguments.seed, u64::from(number), boots.len() as u64]);
     let boot = (u128::from(chance.next()) << 64 | u128::from(chance.next())).to_be_bytes();
-    let spool =
-        SpoolConfig { queue_bytes: QUEUE_BYTES, directory: Some(place.join("spool")), spool_bytes: arguments.spool_bytes, started_ns };
+    let spool = SpoolConfig {
+        queue_bytes: QUEUE_BYTES,
+        directory: Some(place.join("spool")),
+        spool_bytes: arguments.spool_bytes,
+        started_ns,
+    };
     let spool = Spool::open(spool).context("opening the spool")?;
     let sink = sink(arguments, number, &place, runtime)?;
-    let sink = Forgetful { sink, journal: journal.twin()?, chance: chance.clone(), percent: arguments.forget };
+    let sink = Forgetful { sink, ends: BTreeSet::new(), journal: journal.twin()?, chance: chance.clone(), percent: arguments.forget };
     let telemetry = Arc::new(Telemetry::new());
     let (batches, queue) = sync_channel(16);
     let when_full = if arguments.shed { WhenFull::Shed } else { WhenFull::Wait };
@@ -170,6 +174,8 @@ fn make(
 /// A sink that notes acknowledgements, and loses some of them: then all that is not acknowledged is offered again.
 struct Forgetful {
     sink: Box<dyn Sink>,
+    /// The ends of killed boots, which are no batches and have a number that perhaps one had that was lost.
+    ends: BTreeSet<([u8; 16], u64)>,
     journal: Journal,
     chance: Chance,
     percent: u64,
@@ -177,6 +183,9 @@ struct Forgetful {
 
 impl Sink for Forgetful {
     fn offer(&mut self, batch: &Batch) -> Offer {
+        if batch.rows == 0 {
+            self.ends.insert((batch.id.boot, batch.id.sequence));
+        }
         self.sink.offer(batch)
     }
 
@@ -191,7 +200,11 @@ impl Sink for Forgetful {
                     forgot = true;
                     continue;
                 }
-                if let Err(failure) = self.journal.acknowledged(&id.boot, id.sequence) {
+                if self.ends.contains(&(id.boot, id.sequence)) {
+                    events.push(event);
+                    continue;
+                }
+                if let Err(failure) = self.journal.acknowledged(&id.boot, id.sequence, now_ns()) {
                     eprintln!("podtap-fault-sender: {failure}");
                     std::process::abort();
                 }

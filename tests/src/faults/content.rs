@@ -222,6 +222,11 @@ pub struct Figures {
 /// Figures by key.
 pub type Expected = BTreeMap<Key, Figures>;
 
+/// The keys of a batch's records.
+pub fn keys(seed: u64, name: &BatchName, step_seconds: u32) -> Vec<Key> {
+    records(seed, name).iter().map(|made| made.key(name.sender, step_seconds)).collect()
+}
+
 /// Adds the records of a batch, in windows of `step_seconds`.
 pub fn add(expected: &mut Expected, seed: u64, name: &BatchName, step_seconds: u32) {
     for made in records(seed, name) {

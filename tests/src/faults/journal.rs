@@ -60,8 +60,8 @@ impl Journal {
     }
 
     /// A batch was acknowledged.
-    pub fn acknowledged(&mut self, boot: &[u8; 16], sequence: u64) -> Result<()> {
-        self.line(&format!("acked {} {sequence} 0\n", boot_text(boot)))
+    pub fn acknowledged(&mut self, boot: &[u8; 16], sequence: u64, time_ns: u64) -> Result<()> {
+        self.line(&format!("acked {} {sequence} {time_ns}\n", boot_text(boot)))
     }
 
     fn line(&mut self, line: &str) -> Result<()> {
@@ -74,8 +74,8 @@ impl Journal {
 pub struct Notes {
     /// Every batch.
     pub made: Vec<BatchName>,
-    /// The acknowledged ones.
-    pub acknowledged: BTreeSet<([u8; 16], u64)>,
+    /// When each of the acknowledged ones was for the first time.
+    pub acknowledged: BTreeMap<([u8; 16], u64), u64>,
 }
 
 /// Reads the notes of a sender.
@@ -92,18 +92,27 @@ pub fn read(root: &Path, sender: u32) -> Result<Notes> {
         if kind == "made" {
             notes.made.push(BatchName { sender, boot, sequence, time_ns });
         } else {
-            notes.acknowledged.insert((boot, sequence));
+            notes.acknowledged.entry((boot, sequence)).or_insert(time_ns);
         }
     }
     Ok(notes)
 }
 
-/// Whole batches that lie in spool files: boot and sequence. The format is described in the sidecar's `transport/spool.rs`.
-pub fn spooled(folder: &Path) -> Result<BTreeMap<[u8; 16], BTreeSet<u64>>> {
+/// What lies in the spool files of one boot.
+#[derive(Clone, Debug, Default)]
+pub struct Spooled {
+    /// Whole batches, also those that were acknowledged.
+    pub batches: BTreeSet<u64>,
+    /// Up to which sequence the boot is known to have made batches.
+    pub made: u64,
+}
+
+/// What lies in the spool files of each boot. The format is described in the sidecar's `transport/spool/segment.rs`.
+pub fn spooled(folder: &Path) -> Result<BTreeMap<[u8; 16], Spooled>> {
     const HEADER: usize = 24;
     const FRAME: usize = 20;
-    let mut batches: BTreeMap<[u8; 16], BTreeSet<u64>> = BTreeMap::new();
-    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(batches) };
+    let mut spooled: BTreeMap<[u8; 16], Spooled> = BTreeMap::new();
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(spooled) };
     for entry in entries.flatten().filter(|entry| entry.path().extension().is_some_and(|extension| extension == "spool")) {
         let mut bytes = Vec::new();
         File::open(entry.path()).and_then(|mut file| file.read_to_end(&mut bytes)).context("reading a spool file")?;
@@ -115,9 +124,14 @@ pub fn spooled(folder: &Path) -> Result<BTreeMap<[u8; 16], BTreeSet<u64>>> {
             if end > bytes.len() {
                 break;
             }
-            batches.entry(boot).or_default().insert(u64::from_le_bytes(head[8..16].try_into().unwrap_or_default()));
+            let sequence = u64::from_le_bytes(head[8..16].try_into().unwrap_or_default());
+            let found = spooled.entry(boot).or_default();
+            found.made = found.made.max(sequence);
+            if length > 0 {
+                found.batches.insert(sequence);
+            }
             at = end;
         }
     }
-    Ok(batches)
+    Ok(spooled)
 }

@@ -9,4 +9,5 @@ pub mod chance;
 pub mod content;
 pub mod journal;
 pub mod stage;
+pub mod traffic;
 pub mod verify;

@@ -2,13 +2,13 @@
 //!
 //! Each analyzer reaches ClickHouse, and is reached over gRPC, through a proxy of its own, so that it can be killed at an exact request.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::chance::Chance;
-use super::journal::{folder, read, spooled};
+use super::journal::{boot_text, folder, read, spooled};
 use super::verify::{Compared, Truth, View};
 use crate::clickhouse::ClickHouse;
 use crate::kafka::Kafka;
@@ -39,6 +39,8 @@ pub struct Wish {
     pub spool_bytes: u64,
     /// Senders shed what does not fit, instead of waiting.
     pub shed: bool,
+    /// How many acknowledgements of a hundred senders forget.
+    pub forget: u64,
     /// How long the consumer group waits for a silent member.
     pub session: Duration,
 }
@@ -71,6 +73,8 @@ pub struct Stage {
     journals: PathBuf,
     killed: BTreeSet<[u8; 16]>,
     on_disk: BTreeSet<([u8; 16], u64)>,
+    ends: BTreeMap<[u8; 16], u64>,
+    lost: BTreeSet<([u8; 16], u64)>,
     kills: usize,
     started: Instant,
     /// Scratch folder.
@@ -85,9 +89,21 @@ impl Stage {
         let kafka = if wish.kafka { Some(Kafka::start(&run, Ipv4Addr::LOCALHOST)?) } else { None };
         let journals = run.folder("senders")?;
         let senders = (0..wish.sender_processes).map(|_| None).collect();
-        let (killed, on_disk) = (BTreeSet::new(), BTreeSet::new());
-        let started = Instant::now();
-        Ok(Self { senders, seats: Vec::new(), kafka, clickhouse, wish, journals, killed, on_disk, kills: 0, started, run })
+        Ok(Self {
+            senders,
+            seats: Vec::new(),
+            kafka,
+            clickhouse,
+            wish,
+            journals,
+            killed: BTreeSet::new(),
+            on_disk: BTreeSet::new(),
+            ends: BTreeMap::new(),
+            lost: BTreeSet::new(),
+            kills: 0,
+            started: Instant::now(),
+            run,
+        })
     }
 
     /// How many processes were killed with SIGKILL so far.
@@ -205,7 +221,8 @@ impl Stage {
                 Some(kafka) => format!("--kafka={}", kafka.address()),
                 None => format!("--grpc=http://{}", self.seats[0].from_senders.address()),
             });
-        let spec = if wish.shed { spec.argument("--shed") } else { spec.argument("--forget=1") };
+        let spec = spec.argument(format!("--forget={}", wish.forget));
+        let spec = if wish.shed { spec.argument("--shed") } else { spec };
         let started = Process::start(&self.run, &format!("senders-{process}"), &spec.folder(&self.journals))?;
         self.senders[process as usize] = Some(started);
         Ok(())
@@ -220,11 +237,48 @@ impl Stage {
             if let Some(last) = read(&self.journals, sender)?.made.last() {
                 self.killed.insert(last.boot);
             }
-            for (boot, sequences) in spooled(&folder(&self.journals, sender).join("spool"))? {
-                self.on_disk.extend(sequences.into_iter().map(|sequence| (boot, sequence)));
+            for (boot, found) in spooled(&folder(&self.journals, sender).join("spool"))? {
+                self.on_disk.extend(found.batches.into_iter().map(|sequence| (boot, sequence)));
+                let end = self.ends.entry(boot).or_default();
+                *end = found.made.max(*end);
             }
         }
         Ok(())
+    }
+
+    /// From now on senders that are started lose no acknowledgement on purpose.
+    pub fn forget_nothing(&mut self) {
+        self.wish.forget = 0;
+    }
+
+    /// What was lost with a topic that was deleted while senders sent: acknowledged between the two times, and never read. Waits until
+    /// nothing else is missing; from now on it is not due. Says how many batches and records that are.
+    pub fn lose_with_topic(&mut self, from_ns: u64, until_ns: u64) -> Result<(u64, u64)> {
+        let truth = self.truth()?;
+        let lost = wait::until_stepwise("all but what the topic took with it", COMEBACK, Duration::from_secs(1), || {
+            let absent = truth.absent(&self.clickhouse)?;
+            let in_time = |batch| truth.acknowledged_at(batch).is_some_and(|at| (from_ns..until_ns).contains(&at));
+            match absent.iter().find(|batch| !in_time(batch)) {
+                Some((boot, sequence)) => {
+                    let boot = boot_text(boot);
+                    Err(Failure(format!("{} are missing, of which {sequence} of {boot} was not in the deleted topic", absent.len())))
+                }
+                None => Ok(Some(absent)),
+            }
+        })?;
+        let records = truth.records(&lost);
+        let batches = lost.len() as u64;
+        self.lost.extend(lost);
+        Ok((batches, records))
+    }
+
+    /// Waits until what `sender_sequences` calls missing is what is missing, the ends of killed senders' boots included.
+    pub fn missing_must_be_named(&self) -> Result<()> {
+        let truth = self.truth()?;
+        wait::until_stepwise("what is missing is named", COMEBACK, Duration::from_secs(1), || {
+            truth.missing_are_named(&self.clickhouse, &self.ends).map(Some)
+        })
+        .map(|named| self.reached(&format!("{} missing batches are named, {} of them at the end of a boot", named.all, named.at_ends)))
     }
 
     /// SIGTERM to all senders: they end when all is acknowledged. Says how many records they shed.
@@ -314,7 +368,7 @@ impl Stage {
 
     /// What the senders noted so far.
     pub fn truth(&self) -> Result<Truth> {
-        Truth::read(&self.journals, self.sender_count(), self.wish.seed, &self.killed, &self.on_disk)
+        Truth::read(&self.journals, self.sender_count(), self.wish.seed, &self.killed, &self.on_disk, &self.lost)
     }
 
     /// What the analyzers say of themselves, for messages.

@@ -5,10 +5,14 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::content::{Behaviour, Buckets, Expected, Figures, Key, add, records};
+use super::content::{Behaviour, Buckets, Expected, Figures, Key, add, keys, records};
 use super::journal::{BatchName, boot_text, read};
 use crate::clickhouse::{ClickHouse, Row, text};
 use crate::{Context, Failure, Result};
+
+const SECOND: u64 = 1_000_000_000;
+/// Step of the shortest view, seconds.
+const SHORTEST: u32 = 10;
 
 /// A view that shows figures, and its step in seconds.
 #[derive(Clone, Copy, Debug)]
@@ -41,20 +45,57 @@ pub struct Truth {
     made: Vec<BatchName>,
     /// Batches that must have arrived: acknowledged, or on disk when their sender was killed, or of a boot that ended well.
     due: BTreeSet<([u8; 16], u64)>,
+    /// When they were acknowledged.
+    acknowledged: BTreeMap<([u8; 16], u64), u64>,
+}
+
+/// Batches that are called missing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Named {
+    /// All of them.
+    pub all: usize,
+    /// Those behind the last batch of their boot that arrived.
+    pub at_ends: usize,
 }
 
 impl Truth {
-    /// Reads the journals. Batches of `killed` boots are due only if they were acknowledged or are in `on_disk`.
-    pub fn read(root: &Path, senders: u32, seed: u64, killed: &BTreeSet<[u8; 16]>, on_disk: &BTreeSet<([u8; 16], u64)>) -> Result<Self> {
-        let mut truth = Self { seed, made: Vec::new(), due: on_disk.clone() };
+    /// Reads the journals. Batches of `killed` boots are due only if they were acknowledged or are in `on_disk`; those of `lost` are not.
+    pub fn read(
+        root: &Path,
+        senders: u32,
+        seed: u64,
+        killed: &BTreeSet<[u8; 16]>,
+        on_disk: &BTreeSet<([u8; 16], u64)>,
+        lost: &BTreeSet<([u8; 16], u64)>,
+    ) -> Result<Self> {
+        let mut truth = Self { seed, made: Vec::new(), due: on_disk.clone(), acknowledged: BTreeMap::new() };
         for sender in 0..senders {
             let notes = read(root, sender)?;
-            truth.due.extend(&notes.acknowledged);
+            truth.due.extend(notes.acknowledged.keys());
             let ended_well = notes.made.iter().filter(|name| !killed.contains(&name.boot));
             truth.due.extend(ended_well.map(|name| (name.boot, name.sequence)));
             truth.made.extend(notes.made);
+            truth.acknowledged.extend(notes.acknowledged);
         }
+        truth.due.retain(|batch| !lost.contains(batch));
         Ok(truth)
+    }
+
+    /// Batches that must have arrived and did not.
+    pub fn absent(&self, clickhouse: &ClickHouse) -> Result<BTreeSet<([u8; 16], u64)>> {
+        let received = received(clickhouse)?;
+        Ok(self.due.difference(&received).copied().collect())
+    }
+
+    /// When a batch was acknowledged for the first time.
+    pub fn acknowledged_at(&self, batch: &([u8; 16], u64)) -> Option<u64> {
+        self.acknowledged.get(batch).copied()
+    }
+
+    /// How many records the batches hold.
+    pub fn records(&self, batches: &BTreeSet<([u8; 16], u64)>) -> u64 {
+        let of = self.made.iter().filter(|name| batches.contains(&(name.boot, name.sequence)));
+        of.map(|name| records(self.seed, name).len() as u64).sum()
     }
 
     /// How many batches must have arrived at least.
@@ -70,16 +111,17 @@ impl Truth {
         Ok((rows.len() as u64, rows.iter().sum()))
     }
 
-    /// Compares the ranges that `sender_sequences` calls missing with the batches that did not arrive, of each boot up to its last
-    /// one that did: of what came after that nobody can know.
-    pub fn missing_are_named(&self, clickhouse: &ClickHouse) -> Result<()> {
+    /// Compares the ranges that `sender_sequences` calls missing with the batches that did not arrive, of each boot up to its last one that
+    /// did, or up to its end where its spool kept one when it was killed: of what came after that nobody can know.
+    pub fn missing_are_named(&self, clickhouse: &ClickHouse, ends: &BTreeMap<[u8; 16], u64>) -> Result<Named> {
         let received = received(clickhouse)?;
         let last = |boot: &[u8; 16]| received.range((*boot, 0)..=(*boot, u64::MAX)).next_back().map_or(0, |(_, sequence)| *sequence);
+        let end = |boot: &[u8; 16]| last(boot).max(ends.get(boot).copied().unwrap_or_default());
         let missing = self.made.iter().map(|name| (name.boot, name.sequence)).filter(|batch| !received.contains(batch));
-        let missing: BTreeSet<_> = missing.filter(|(boot, sequence)| *sequence < last(boot)).collect();
+        let missing: BTreeSet<_> = missing.filter(|(boot, sequence)| *sequence <= end(boot)).collect();
         let named = sequences(clickhouse, "missing_ranges")?;
         match named.symmetric_difference(&missing).next() {
-            None => Ok(()),
+            None => Ok(Named { all: named.len(), at_ends: named.iter().filter(|(boot, sequence)| *sequence > last(boot)).count() }),
             Some((boot, sequence)) => {
                 let (named, missing, boot) = (named.len(), missing.len(), boot_text(boot));
                 Err(Failure(format!("{named} batches are called missing, {missing} are; they differ in {sequence} of {boot}")))
@@ -104,7 +146,12 @@ impl Truth {
         for view in views {
             let mut expected = Expected::new();
             self.made.iter().filter(arrived).for_each(|name| add(&mut expected, self.seed, name, view.step_seconds));
-            let stored = stored(clickhouse, view)?;
+            let mut stored = stored(clickhouse, view)?;
+            if view.step_seconds == SHORTEST {
+                let ahead = stored.iter().filter(|(key, _)| is_ahead(key)).map(|(key, figures)| (key.clone(), figures.count));
+                self.clamped_are_in_time(view, &received, ahead.collect())?;
+            }
+            stored = without_windows_of_clamped(stored);
             differences(view.name, &expected, &stored)?;
             compared.keys += expected.len();
             compared.buckets += expected.values().map(|figures| figures.last_byte.len() + figures.first_byte.len()).sum::<usize>();
@@ -114,8 +161,85 @@ impl Truth {
         if requests != compared.records {
             return Err(Failure(format!("requests has {requests} rows, {} were made", compared.records)));
         }
+        let clamped = clickhouse.number("SELECT sum(clamped_records) FROM ingest_blocks FINAL")?;
+        let ahead = self.made.iter().filter(arrived).filter(|name| Behaviour::of(name.sender) == Behaviour::Ahead);
+        let ahead: u64 = ahead.map(|name| records(self.seed, name).len() as u64).sum();
+        if clamped != ahead {
+            return Err(Failure(format!("{clamped} records are called clamped, {ahead} were made by a clock that is ahead")));
+        }
         Ok(compared)
     }
+
+    /// What comes from a clock that is ahead counts at its message's time, which is not before the batch was made and not behind its
+    /// acknowledgement. So up to the end of any window no series may have more than was made by then, nor less than was acknowledged.
+    fn clamped_are_in_time(&self, view: &View, received: &BTreeSet<([u8; 16], u64)>, stored: BTreeMap<Key, u64>) -> Result<()> {
+        let mut series: BTreeMap<Key, Times> = BTreeMap::new();
+        for (mut key, count) in stored {
+            let window = std::mem::take(&mut key.window);
+            series.entry(key).or_default().stored.push((window, count));
+        }
+        let arrived = self.made.iter().filter(|name| received.contains(&(name.boot, name.sequence)));
+        for name in arrived.filter(|name| Behaviour::of(name.sender) == Behaviour::Ahead) {
+            let acknowledged = self.acknowledged.get(&(name.boot, name.sequence));
+            for key in keys(self.seed, name, view.step_seconds) {
+                let times = series.entry(key).or_default();
+                times.made.push(name.time_ns);
+                times.acknowledged.extend(acknowledged);
+            }
+        }
+        for (key, times) in &series {
+            let ends = times.acknowledged.iter().map(|at| (at / SECOND) as u32).chain(times.stored.iter().map(|(window, _)| *window));
+            let ends: BTreeSet<u32> =
+                ends.flat_map(|at| [at - at % view.step_seconds, at - at % view.step_seconds + view.step_seconds]).collect();
+            for end in ends {
+                let before = |times: &[u64]| times.iter().filter(|at| **at < u64::from(end) * SECOND).count() as u64;
+                let (least, most) = (before(&times.acknowledged), before(&times.made));
+                let count: u64 = times.stored.iter().filter(|(window, _)| *window < end).map(|(_, count)| count).sum();
+                if !(least..=most).contains(&count) {
+                    let name = view.name;
+                    return Err(Failure(format!(
+                        "{name}: {count} of a clock ahead count before {end}, by when {least} were acknowledged and {most} made: {key:?}"
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Of a series from a clock that is ahead, nanoseconds since the Unix epoch.
+#[derive(Default)]
+struct Times {
+    made: Vec<u64>,
+    acknowledged: Vec<u64>,
+    /// Window, in seconds, and count.
+    stored: Vec<(u32, u64)>,
+}
+
+fn is_ahead(key: &Key) -> bool {
+    let sender = key.pod.strip_prefix("pod-").and_then(|number| number.parse().ok());
+    sender.is_some_and(|sender| Behaviour::of(sender) == Behaviour::Ahead)
+}
+
+/// The sums of what nobody knows the exact window of.
+fn without_windows_of_clamped(stored: Expected) -> Expected {
+    let mut sums = Expected::new();
+    for (mut key, figures) in stored {
+        if is_ahead(&key) {
+            key.window = 0;
+        }
+        let sum = sums.entry(key).or_default();
+        sum.count += figures.count;
+        sum.errors += figures.errors;
+        sum.sum += figures.sum;
+        sum.max = sum.max.max(figures.max);
+        sum.request_bytes += figures.request_bytes;
+        sum.response_bytes += figures.response_bytes;
+        for (into, from) in [(&mut sum.last_byte, figures.last_byte), (&mut sum.first_byte, figures.first_byte)] {
+            from.into_iter().for_each(|(index, count)| *into.entry(index).or_default() += count);
+        }
+    }
+    sums
 }
 
 /// Batches that `sender_sequences` says arrived.
@@ -150,14 +274,11 @@ fn stored(clickhouse: &ClickHouse, view: &View) -> Result<Expected> {
          sumMap(time_to_last_byte_ns_buckets) AS last_byte, sumMap(time_to_first_byte_ns_buckets) AS first_byte FROM {} GROUP BY ALL",
         view.name
     );
-    let ahead: BTreeSet<String> =
-        (0..64).filter(|sender| Behaviour::of(*sender) == Behaviour::Ahead).map(|sender| format!("pod-{sender}")).collect();
     let mut stored = Expected::new();
     for row in clickhouse.rows(&sql)? {
-        let pod = text(&row, "pod").to_owned();
         let key = Key {
-            window: if ahead.contains(&pod) { 0 } else { u32::try_from(number(&row, "at")?).context("a window")? },
-            pod,
+            window: u32::try_from(number(&row, "at")?).context("a window")?,
+            pod: text(&row, "pod").to_owned(),
             service: text(&row, "service").to_owned(),
             endpoint: text(&row, "of_endpoint").to_owned(),
             status: text(&row, "outcome").to_owned(),
