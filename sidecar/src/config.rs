@@ -262,6 +262,9 @@ settings! {
         /// Disk that batches may take while the far side is away (with --spool-dir).
         [value_name = "BYTES"]
         spool_bytes "PODTAP_SPOOL_BYTES": ByteSize = ByteSize(1 << 30);
+        /// How long a batch waits for its acknowledgement before it is written to disk too (with --spool-dir): what a kill may lose.
+        [value_name = "TIME"]
+        spool_after "PODTAP_SPOOL_AFTER": Span = Span(Duration::from_secs(1));
         /// Memory that batches may take while the far side is away.
         [value_name = "BYTES"]
         queue_bytes "PODTAP_QUEUE_BYTES": ByteSize = ByteSize(64 << 20);
@@ -296,7 +299,7 @@ settings! {
         /// Which packets to look at, in pcap-filter syntax.
         [short = 'f', value_name = "PCAP_FILTER"]
         filter "PODTAP_FILTER": String;
-        /// Folder for batches that do not fit into memory while the far side is away.
+        /// Folder for batches that wait, or do not fit into memory, while the far side is away.
         [value_name = "DIR"]
         spool_dir "PODTAP_SPOOL_DIR": Directory;
         /// Name of the service; without it the workload's name with its namespace, else the server's address.

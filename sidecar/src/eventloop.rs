@@ -372,7 +372,13 @@ fn run_once(settings: &Settings) -> Result<(), Failure> {
 
     let directory = settings.spool_dir.as_ref().map(|directory| directory.0.clone());
     let place = directory.as_ref().map_or_else(String::new, |directory| directory.display().to_string());
-    let config = SpoolConfig { queue_bytes: settings.queue_bytes.0 as usize, directory, spool_bytes: settings.spool_bytes.0, started_ns };
+    let config = SpoolConfig {
+        queue_bytes: settings.queue_bytes.0 as usize,
+        directory,
+        spool_bytes: settings.spool_bytes.0,
+        spool_after: settings.spool_after.0,
+        started_ns,
+    };
     let spool = Spool::open(config).map_err(|error| failure(78, format!("spool_dir {place}: {error}")))?;
     let sink = open_sink(settings, &sender_id, runtime.handle())?;
     telemetry.set("podtap_transport_info", &settings.transport.to_string(), 1);

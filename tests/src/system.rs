@@ -88,6 +88,22 @@ impl System {
         Ok(Self { sidecar, nginx, app, database, analyzer, kafka, clickhouse, pod, run })
     }
 
+    /// Starts another sidecar in the place of one that ended; waits until it is ready.
+    pub fn restart_sidecar(&mut self, source: &str) -> Result<()> {
+        let way = self.kafka.as_ref().map_or(Way::Grpc(self.analyzer.grpc()), |kafka| Way::Kafka(kafka.address()));
+        let setup = sidecar::Setup { source, way, service: SERVICE, pod_name: "shop-0", interfaces: &[] };
+        self.sidecar = Sidecar::start(&self.run, &self.pod, &setup)?;
+        Ok(())
+    }
+
+    /// Starts another analyzer in the place of one that ended, without rules; waits until it is ready.
+    pub fn restart_analyzer(&mut self) -> Result<()> {
+        let kafka = self.kafka.as_ref().map(Kafka::address);
+        let setup = analyzer::Setup { clickhouse_url: self.clickhouse.url(), grpc_address: self.pod.host_address(), kafka, rules: None };
+        self.analyzer = Analyzer::start(&self.run, &setup)?;
+        Ok(())
+    }
+
     /// Where nginx answers.
     pub fn target(&self) -> SocketAddrV4 {
         self.nginx.address()

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use podtap_tests::faults::chance::Chance;
 use podtap_tests::faults::stage::{Stage, Wish};
-use podtap_tests::faults::traffic::now_ns;
+use podtap_tests::faults::traffic::{self, Gap, Traffic, now_ns};
 use podtap_tests::faults::verify::View;
 use podtap_tests::proxy::Moment;
-use podtap_tests::system::alone;
+use podtap_tests::system::{self, System, alone};
 use podtap_tests::{Context, Failure, Result, wait};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
@@ -146,6 +146,65 @@ fn grpc_with_the_segment_log() -> Result<()> {
         stage.roll_up()?;
         stage.must_equal("and after everything was rolled up", &VIEWS)?;
         stage.stop_analyzer(0)
+    })
+}
+
+/// The program itself: packets of real traffic, killed at random, alone or while one that it depends on is dead.
+#[test]
+fn the_real_sidecar_loses_its_last_moment_only() -> Result<()> {
+    with_seed("sidecar", |cruelty| {
+        let mut chance = Chance::new(&[cruelty.seed, 3]);
+        let mut system = System::start(system::Wish { source: "pcap", kafka: true, application: false, rules: None })?;
+        let traffic = Traffic::start(system.target(), Duration::from_millis(10));
+        let mut gaps = Vec::new();
+        for round in 0..(cruelty.kills / 2).max(3) {
+            std::thread::sleep(Duration::from_millis(1_000 + chance.below(2_000)));
+            let outage = Duration::from_millis(chance.below(6_000));
+            let killed_ns = match (round + chance.below(2) as usize) % 4 {
+                0 => {
+                    let killed_ns = now_ns();
+                    system.sidecar.process().kill()?;
+                    killed_ns
+                }
+                1 => {
+                    system.kafka.as_mut().context("no broker")?.kill()?;
+                    std::thread::sleep(outage);
+                    let killed_ns = now_ns();
+                    system.sidecar.process().kill()?;
+                    system.kafka.as_mut().context("no broker")?.launch(&system.run)?;
+                    killed_ns
+                }
+                2 => {
+                    system.analyzer.process().kill()?;
+                    let killed_ns = now_ns();
+                    system.sidecar.process().kill()?;
+                    system.restart_analyzer()?;
+                    killed_ns
+                }
+                _ => {
+                    system.clickhouse.kill()?;
+                    let killed_ns = now_ns();
+                    system.sidecar.process().kill()?;
+                    std::thread::sleep(outage);
+                    system.clickhouse.launch(&system.run)?;
+                    killed_ns
+                }
+            };
+            system.restart_sidecar("pcap")?;
+            gaps.push(Gap { killed_ns, ready_ns: now_ns() });
+        }
+        std::thread::sleep(traffic::UNSAFE);
+        let asked = traffic.finish()?;
+        let found = wait::until_stepwise("what the sidecars saw", Duration::from_secs(120), Duration::from_secs(1), || {
+            traffic::compare(&system.clickhouse, &asked, &gaps).map(Some)
+        })?;
+        println!("{} kills: {found:?}", gaps.len());
+        std::thread::sleep(Duration::from_secs(2));
+        traffic::compare(&system.clickhouse, &asked, &gaps)?;
+        if found.due < 100 {
+            return Err(Failure(format!("only {} of {} requests had to be there", found.due, asked.len())));
+        }
+        Ok(())
     })
 }
 

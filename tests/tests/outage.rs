@@ -1,7 +1,9 @@
-//! A broker that is down for a minute, then a ClickHouse that is down for a minute, under load: nothing lost, nothing twice.
+//! A broker that is down for a minute, then a ClickHouse that is down for a minute, under load: nothing lost, nothing twice. And a sidecar
+//! that is killed while its broker is away: lost is what it saw in its last moment, and that is named.
 
 use std::time::{Duration, Instant};
 
+use podtap_tests::faults::traffic::{Gap, Traffic, UNSAFE, compare, now_ns};
 use podtap_tests::load::http::HttpLoad;
 use podtap_tests::load::sql::SqlLoad;
 use podtap_tests::load::{Stop, Until};
@@ -51,6 +53,46 @@ fn a_minute_without_broker_and_a_minute_without_clickhouse_lose_nothing() -> Res
     assert_eq!(system.sidecar.process().stop()?.code(), Some(0));
     assert_eq!(system.analyzer.process().stop()?.code(), Some(0));
     system.must_equal(&http, &sql, "pcap")
+}
+
+#[test]
+fn a_sidecar_killed_during_an_outage_loses_its_last_moment_only() -> Result<()> {
+    let _alone = alone();
+    let mut system = System::start(Wish { source: "pcap", kafka: true, application: false, rules: None })?;
+    let traffic = Traffic::start(system.target(), Duration::from_millis(10));
+    stored_more_than(&system, 100)?;
+    let spooled = |system: &System| Ok::<_, Failure>(system.sidecar.metrics()?.sum("podtap_spooled_batches_total"));
+    assert_eq!(spooled(&system)?, 0.0, "while the broker answers nothing goes to disk");
+
+    system.kafka.as_mut().ok_or_else(|| Failure::new("no broker"))?.kill()?;
+    let away_ns = now_ns();
+    std::thread::sleep(UNSAFE + Duration::from_secs(5));
+    let metrics = system.sidecar.metrics()?;
+    assert!(metrics.sum("podtap_spooled_batches_total") >= 10.0, "{metrics:?}");
+    assert!(metrics.sum("podtap_queue_bytes") < 1e6, "the queue is far from full");
+    assert!(metrics.sum("podtap_unspooled_bytes") < metrics.sum("podtap_queue_bytes") / 2.0, "{metrics:?}");
+    let killed_ns = now_ns();
+    system.sidecar.process().kill()?;
+    system.kafka.as_mut().ok_or_else(|| Failure::new("no broker"))?.launch(&system.run)?;
+    system.restart_sidecar("pcap")?;
+    let gaps = [Gap { killed_ns, ready_ns: now_ns() }];
+    std::thread::sleep(Duration::from_secs(3));
+    let asked = traffic.finish()?;
+
+    let found = wait::until_stepwise("all but the last moment", Duration::from_secs(90), Duration::from_secs(1), || {
+        compare(&system.clickhouse, &asked, &gaps).map(Some)
+    })?;
+    println!("{found:?}, away for {} ms before the kill", (killed_ns - away_ns) / 1_000_000);
+    std::thread::sleep(Duration::from_secs(2));
+    compare(&system.clickhouse, &asked, &gaps)?;
+    // The next start knows how far the one before had come, and the analyzer names it.
+    let missing = system.sidecar.metrics()?.sum("podtap_spool_missing_batches_total");
+    assert!(missing > 0.0, "batches were waiting in memory when it was killed");
+    let named = "SELECT sum(missing) FROM sender_sequences WHERE missing_ranges[-1].2 = last";
+    assert_eq!(system.clickhouse.number(named)? as f64, missing);
+    assert_eq!(system.clickhouse.number("SELECT sum(missing) FROM sender_sequences")? as f64, missing);
+    assert_eq!(system.sidecar.process().stop()?.code(), Some(0));
+    Ok(())
 }
 
 /// The way works before it is cut.

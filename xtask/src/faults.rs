@@ -14,7 +14,7 @@ use crate::workspace::Workspace;
 
 #[derive(Args)]
 pub struct Options {
-    /// Random kills over Kafka; over gRPC there are half as many, and some named ones in both
+    /// Random kills over Kafka; over gRPC and of the sidecar under traffic there are half as many, and some named ones in each
     #[arg(long, default_value_t = 100)]
     kills: u32,
     /// Of everything random; the same seed gives the same order of kills and the same records, but for the time that everything takes
@@ -23,7 +23,7 @@ pub struct Options {
     /// Batches a second of each of the eight senders
     #[arg(long, default_value_t = 100)]
     rate: u32,
-    /// Only the tests whose name holds this: kafka, grpc, fit
+    /// Only the tests whose name holds this: kafka, grpc, fit, sidecar
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
 }

@@ -51,7 +51,12 @@ const SENDER_SEQUENCES: [ViewColumn; 8] = [
     ("last", "UInt64", "1", "Highest sequence that arrived, or that the sidecar had made when it was killed, where its next start knows."),
     ("received", "Int64", "1", "Batches that arrived."),
     ("missing", "Int64", "1", "Batches up to last that did not."),
-    ("ranges", "Array(Tuple(UInt64, UInt64))", "", "First and last sequence of each range that arrived, ascending; two may touch. (n + 1, n) is a boot's end: nothing, behind n."),
+    (
+        "ranges",
+        "Array(Tuple(UInt64, UInt64))",
+        "",
+        "First and last sequence of each range that arrived, ascending; two may touch. (n + 1, n) is a boot's end: nothing, behind n.",
+    ),
     ("missing_ranges", "Array(Tuple(UInt64, UInt64))", "", "First and last sequence of each range that did not."),
 ];
 

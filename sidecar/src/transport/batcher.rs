@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use podtap_wire::proto::{CounterSample, Resource};
-use podtap_wire::{BatchBuilder, RequestRecord};
+use podtap_wire::{BatchBuilder, DecodedBatch, RequestRecord};
 
 use super::{Batch, BatchId};
 
@@ -97,10 +97,16 @@ impl Batcher {
     }
 }
 
+/// What tells the analyzer that the boot of `last` had made `made` batches; `None` if `last` is no batch.
+pub fn end_of_boot(last: &Batch, made: u64) -> Option<Batch> {
+    let encoded = BatchBuilder::end_of_boot(&DecodedBatch::decode(&last.bytes).ok()?, made);
+    let id = BatchId { boot: last.id.boot, sequence: encoded.sequence };
+    Some(Batch { id, rows: encoded.rows, bytes: encoded.bytes.into() })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use podtap_wire::DecodedBatch;
 
     #[test]
     fn counters_travel_when_they_changed_and_now_and_then_all_of_them() {

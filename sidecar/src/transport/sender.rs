@@ -77,6 +77,9 @@ impl Sender {
         self.publish();
         loop {
             self.take_batches();
+            if let Err(error) = self.spool.spool_aged(Instant::now()) {
+                self.complain(&format!("cannot write the spool: {error}"));
+            }
             if let Err(error) = self.spool.refill() {
                 self.complain(&format!("cannot read the spool: {error}"));
             }
@@ -113,7 +116,7 @@ impl Sender {
     }
 
     fn keep(&mut self, batch: Batch) {
-        let Err((batch, error)) = self.spool.push(batch) else { return };
+        let Err((batch, error)) = self.spool.push(batch, Instant::now()) else { return };
         let reason = if error.is_some() { "disk_error" } else { "queue_full" };
         if let Some(error) = error {
             self.complain(&format!("cannot write the spool: {error}"));
@@ -183,7 +186,12 @@ impl Sender {
         let (memory, disk) = self.spool.sizes();
         self.telemetry.set("podtap_queue_bytes", "", memory);
         self.telemetry.set("podtap_spool_bytes", "", disk);
+        self.telemetry.set("podtap_unspooled_bytes", "", self.spool.unspooled_bytes());
+        for (reason, batches) in self.spool.written() {
+            self.telemetry.set("podtap_spooled_batches_total", reason, batches);
+        }
         self.telemetry.set("podtap_spool_damaged_bytes_total", "", self.spool.damaged_bytes());
+        self.telemetry.set("podtap_spool_missing_batches_total", "", self.spool.missing_batches());
         self.telemetry.set("podtap_transport_connected", "", u64::from(self.state == LinkState::Up));
         self.telemetry.set_ready(
             "transport",
@@ -265,7 +273,19 @@ mod tests {
     }
 
     fn spool(queue_bytes: usize) -> Spool {
-        Spool::open(SpoolConfig { queue_bytes, directory: None, spool_bytes: 0, started_ns: 0 }).unwrap()
+        Spool::open(SpoolConfig { queue_bytes, directory: None, spool_bytes: 0, spool_after: Duration::ZERO, started_ns: 0 }).unwrap()
+    }
+
+    struct Dead;
+
+    impl Sink for Dead {
+        fn offer(&mut self, _: &Batch) -> Offer {
+            Offer::Busy
+        }
+        fn poll(&mut self, _: Duration, _: &mut Vec<SinkEvent>) {}
+        fn state(&self) -> LinkState {
+            LinkState::Down("dead".to_owned())
+        }
     }
 
     fn batch(sequence: u64) -> Batch {
@@ -289,16 +309,6 @@ mod tests {
 
     #[test]
     fn live_traffic_is_shed_with_a_count_and_a_stop_leaves_with_one() {
-        struct Dead;
-        impl Sink for Dead {
-            fn offer(&mut self, _: &Batch) -> Offer {
-                Offer::Busy
-            }
-            fn poll(&mut self, _: Duration, _: &mut Vec<SinkEvent>) {}
-            fn state(&self) -> LinkState {
-                LinkState::Down("dead".to_owned())
-            }
-        }
         let (sender, receiver) = sync_channel(10);
         (1..=5).for_each(|sequence| sender.send(batch(sequence)).unwrap());
         drop(sender);
@@ -308,5 +318,33 @@ mod tests {
         assert_eq!(telemetry.get("podtap_records_dropped_total", "queue_full"), 10);
         assert_eq!(telemetry.get("podtap_records_dropped_total", "shutdown"), 15);
         assert!(telemetry.readiness().1.contains("[-]spool: full"));
+    }
+
+    #[test]
+    fn what_waits_goes_to_disk_without_a_full_queue() {
+        let directory = std::env::temp_dir().join(format!("podtap-sender-test-{}", std::process::id()));
+        let config = SpoolConfig {
+            queue_bytes: 1 << 20,
+            directory: Some(directory.clone()),
+            spool_bytes: 1 << 20,
+            spool_after: Duration::ZERO,
+            started_ns: 0,
+        };
+        let (sender, receiver) = sync_channel(10);
+        (1..=5).for_each(|sequence| sender.send(batch(sequence)).unwrap());
+        let telemetry = Arc::new(Telemetry::new());
+        let spool = Spool::open(config).unwrap();
+        let waiting = Sender::new(spool, Box::new(Dead), receiver, Arc::clone(&telemetry), WhenFull::Shed);
+        let thread = std::thread::spawn(move || waiting.run(|| true, Duration::ZERO));
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while telemetry.get("podtap_spooled_batches_total", "age") < 5 {
+            assert!(Instant::now() < deadline, "nothing was written");
+            std::thread::sleep(TURN);
+        }
+        assert_eq!((telemetry.get("podtap_queue_bytes", ""), telemetry.get("podtap_unspooled_bytes", "")), (50, 0));
+        assert_eq!(telemetry.get("podtap_spool_bytes", ""), 24 + 5 * 30);
+        drop(sender);
+        assert_eq!(thread.join().unwrap().lost, 0);
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 }

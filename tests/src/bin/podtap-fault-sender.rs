@@ -26,6 +26,7 @@ use podtap_wire::BatchBuilder;
 
 /// Little, so that the queue is full before what is in it has waited for long.
 const QUEUE_BYTES: usize = 32 << 10;
+const SPOOL_AFTER: Duration = Duration::from_secs(1);
 const NEVER: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, Parser)]
@@ -108,6 +109,7 @@ fn serve(arguments: &Arguments, number: u32, runtime: &tokio::runtime::Handle) -
         queue_bytes: QUEUE_BYTES,
         directory: Some(place.join("spool")),
         spool_bytes: arguments.spool_bytes,
+        spool_after: SPOOL_AFTER,
         started_ns,
     };
     let spool = Spool::open(spool).context("opening the spool")?;

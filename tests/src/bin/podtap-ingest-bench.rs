@@ -254,7 +254,7 @@ fn produce(load: Load, pod: u64, began: u64, kafka: &Kafka) -> Result<u64> {
         options: Vec::new(),
     };
     let sink = KafkaSink::new(config).map_err(Failure)?;
-    let spool = SpoolConfig { queue_bytes: 16 << 20, directory: None, spool_bytes: 0, started_ns: began };
+    let spool = SpoolConfig { queue_bytes: 16 << 20, directory: None, spool_bytes: 0, spool_after: Duration::ZERO, started_ns: began };
     let spool = Spool::open(spool).context("opening a spool")?;
     let (batches, queue) = sync_channel(8);
     let sender = Sender::new(spool, Box::new(sink), queue, Arc::new(Telemetry::new()), WhenFull::Wait);
