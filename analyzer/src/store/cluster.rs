@@ -41,6 +41,7 @@ impl Layout {
             ["CREATE", "DATABASE", ..] => vec![format!("{statement}{on_cluster}")],
             ["CREATE", "TABLE", "IF", "NOT", "EXISTS", name, ..] => create_table(statement, name, cluster, &on_cluster),
             ["CREATE", "OR", "REPLACE", "FUNCTION" | "VIEW", name, ..] => vec![statement.replacen(name, &format!("{name}{on_cluster}"), 1)],
+            ["DROP", "VIEW", "IF", "EXISTS", name, ..] => vec![statement.replacen(name, &format!("{name}{on_cluster}"), 1)],
             ["ALTER", "TABLE", name, "ADD", "COLUMN", ..] => {
                 // The local table first: the other one must not promise what is not there.
                 let local = statement.replacen(name, &format!("{}{on_cluster}", local(name)), 1);

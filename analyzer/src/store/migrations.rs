@@ -20,13 +20,14 @@ pub struct Migration {
 }
 
 /// All files, in order.
-pub const MIGRATIONS: [Migration; 6] = [
+pub const MIGRATIONS: [Migration; 7] = [
     Migration { number: 1, name: "initial", text: include_str!("schema/0001_initial.sql") },
     Migration { number: 2, name: "rollups", text: include_str!("schema/0002_rollups.sql") },
     Migration { number: 3, name: "kubernetes", text: include_str!("schema/0003_kubernetes.sql") },
     Migration { number: 4, name: "search", text: include_str!("schema/0004_search.sql") },
     Migration { number: 5, name: "ends", text: include_str!("schema/0005_ends.sql") },
-    Migration { number: 6, name: "bounds", text: include_str!("schema/0006_bounds.sql") },
+    Migration { number: 6, name: "answers", text: include_str!("schema/0006_answers.sql") },
+    Migration { number: 7, name: "bounds", text: include_str!("schema/0007_bounds.sql") },
 ];
 
 /// Which rows of `red AS fine` no roll-up holds. The second condition says nothing new, but lets the partitions and the primary key
@@ -42,6 +43,56 @@ const NOT_ROLLED_UP: &str =
 const REQUESTS_ONCE: &str = "CREATE OR REPLACE VIEW {database}.requests_once AS
 SELECT *, endpoint, peer FROM {database}.requests FINAL
 SETTINGS use_skip_indexes_if_final_exact_mode = 0, do_not_merge_across_partitions_select_final = 1";
+
+/// Exchanges out of their pairs of records, with both ends named; a client's record that has a partner is in its partner's exchange. The answer is
+/// that of the end that has it; where nobody's sidecar names an end, who had its address then does, else the address.
+const NAMED_EXCHANGES: &str = "
+        SELECT network_protocol_name, exchange.timestamp AS timestamp, seen, request, answer, client_answer, called,
+            client_names.1 != '' OR client_owner.valid_to > exchange.timestamp AS client_named,
+            server_names.1 != '' OR server_owner.valid_to > exchange.timestamp AS server_named,
+            multiIf(client_names.1 != '', client_names, client_named, client_owner.names, (request.1, '', '', '', '', '')) AS client_end,
+            multiIf(server_names.1 != '', server_names, server_named, server_owner.names, (podtap_host_port(called.1, called.2), '', '', '', '', '')) AS server_end,
+            if(server_owner.valid_to > exchange.timestamp, server_owner.service, '') AS called_service
+        FROM
+        (
+            SELECT network_protocol_name, fromUnixTimestamp64Nano(pair.1.1, 'UTC') AS timestamp, pair.1.2 AS which, pair.3 AS joined,
+                multiIf(which = 3, 'inside', which = 2, 'client', joined, 'both', 'server') AS seen,
+                pair.1.8 AS request, if(pair.4 AND pair.1.7 = 1, pair.2.9, pair.1.9) AS answer, if(which = 2, pair.1.9, pair.2.9) AS client_answer,
+                if(joined, pair.2.10, pair.1.10) AS called, if(which = 1, pair.2.11, pair.1.11) AS client_names,
+                if(which = 2, ('', '', '', '', '', ''), pair.1.11) AS server_names
+            FROM {database}.exchange_pairs(from = {from:DateTime('UTC')}, to = {to:DateTime('UTC')})
+            WHERE timestamp >= {from:DateTime('UTC')} AND timestamp < {to:DateTime('UTC')} AND NOT (which = 2 AND joined)
+        ) AS exchange
+        GLOBAL ASOF LEFT JOIN {database}.owners AS client_owner ON exchange.request.1 = client_owner.address AND exchange.timestamp >= client_owner.valid_from
+        GLOBAL ASOF LEFT JOIN {database}.owners AS server_owner ON exchange.called.1 = server_owner.address AND exchange.timestamp >= server_owner.valid_from
+    ";
+
+/// Which rows of `red` a period touches.
+const WINDOWS_OF_PERIOD: &str =
+    "window >= toStartOfInterval({from:DateTime('UTC')}, INTERVAL 10 SECOND) AND window < {to:DateTime('UTC')}";
+
+/// Addresses and the tens of seconds of a period in which they changed hands.
+const CHANGED_HANDS: &str = "
+                SELECT address, toStartOfInterval(valid_from, INTERVAL 10 SECOND) AS changed_in FROM {database}.owners
+                WHERE valid_from >= toStartOfInterval({from:DateTime('UTC')}, INTERVAL 10 SECOND) AND valid_from < {to:DateTime('UTC')} + 10
+                    AND previous_valid_to > changed_in
+            ";
+
+/// The highest sequence of each sender's boot, as of an hour before a period.
+const MARKS_OF_BEFORE: &str = "(
+            SELECT mark.1 AS sender, mark.2 AS boot, max(mark.3) AS highest
+            FROM
+            (
+                SELECT arrayJoin(marks) AS mark FROM {database}.ingest_blocks FINAL
+                WHERE (topic, incarnation, partition, block) GLOBAL IN
+                (
+                    SELECT topic, incarnation, partition, max(block) FROM {database}.ingest_blocks
+                    WHERE complete = 1 AND last_message_time < {from:DateTime('UTC')} - INTERVAL 1 HOUR
+                    GROUP BY topic, incarnation, partition
+                )
+            )
+            GROUP BY sender, boot
+        )";
 
 /// A migration that was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +131,10 @@ impl Migration {
             .join("\n")
             .replace("{requests_once}", REQUESTS_ONCE)
             .replace("{not_rolled_up}", NOT_ROLLED_UP)
+            .replace("{named_exchanges}", NAMED_EXCHANGES)
+            .replace("{marks_of_before}", MARKS_OF_BEFORE)
+            .replace("{changed_hands}", CHANGED_HANDS)
+            .replace("{windows_of_period}", WINDOWS_OF_PERIOD)
             .replace("{database}", &quoted(database))
             .replace("{request_columns}", &request_column_list())
             .replace("{rollup_columns}", &rollup_column_list())

@@ -40,7 +40,7 @@ const COMPLETENESS: [ViewColumn; 16] = [
     ("records_made", "UInt64", "1", "Records that the sidecar made."),
     ("records_dropped", "UInt64", "1", "Records that it had to drop."),
     ("delivered_share", "Float64", "1", "Records that no sidecar dropped, of those made."),
-    ("stored_share", "Float64", "1", "Exchanges stored of records made."),
+    ("stored_share", "Float64", "1", "Exchanges stored of records made; above 1 where counters are missing."),
     ("batches_missing", "UInt64", "1", "Batches that were found missing in the period; sender_sequences names them."),
 ];
 
