@@ -59,7 +59,7 @@ fn unit(name: &str, kind: &str) -> &'static str {
         _ if name.ends_with("_bytes") || name.ends_with("_bytes_total") => "By",
         _ if name.contains("_seconds") => "s",
         "first_at" | "last_at" | "resolved_at" | "time" | "first_message_time" | "last_message_time" => "ns",
-        _ if ["UInt64", "Map(UInt16, UInt64)"].contains(&kind) => "1",
+        _ if ["UInt64", "Map(UInt16, UInt64)", "Map(String, UInt64)"].contains(&kind) => "1",
         _ => "",
     }
 }

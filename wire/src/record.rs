@@ -253,8 +253,8 @@ macro_rules! with_fields {
         Record number client_port, "", "UInt16", "Port of the client's end.";
         Record address server_address, "", "String", "The end that was connected to (from the SYN, else from the bytes).";
         Record number server_port, "", "UInt16", "Port of the server's end.";
-        Record number connection_id, "", "UInt64", "The same for all exchanges of a connection within one sidecar run.";
-        Record number exchange_index, "", "UInt64", "Position of the exchange in its connection, from 0.";
+        Record number connection_id, "1", "UInt64", "The same for all exchanges of a connection within one sidecar run.";
+        Record number exchange_index, "1", "UInt64", "Position of the exchange in its connection, from 0.";
         Record optional tcp_request_sequence, "", "UInt32",
             "TCP sequence number of the request's first byte; with tcp_response_sequence it joins both ends' records.";
         Record optional tcp_response_sequence, "", "UInt32", "TCP sequence number of the answer's first byte.";
@@ -320,9 +320,9 @@ macro_rules! with_fields {
         Record text db_response_status_code, "", "LowCardinality(String)", "Error number of the database.";
         Record text db_response_sqlstate, "", "LowCardinality(String)", "SQLSTATE of the error.";
         Record text db_response_message, "", "String", "Error message of the database.";
-        Record optional db_response_returned_rows, "", "UInt64", "Rows in the result sets; 18446744073709551615 stands for unknown.";
-        Record optional db_response_affected_rows, "", "UInt64", "Rows changed; 18446744073709551615 stands for unknown.";
-        Record number db_response_warnings, "", "UInt32", "Warnings counted by the server.";
+        Record optional db_response_returned_rows, "1", "UInt64", "Rows in the result sets; 18446744073709551615 stands for unknown.";
+        Record optional db_response_affected_rows, "1", "UInt64", "Rows changed; 18446744073709551615 stands for unknown.";
+        Record number db_response_warnings, "1", "UInt32", "Warnings counted by the server.";
     } };
 }
 pub(crate) use with_fields;

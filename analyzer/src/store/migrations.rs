@@ -7,6 +7,7 @@
 use podtap_wire::FIELDS;
 
 use super::rows::{FIGURE_MEANING, POSITION_MEANING, figure_columns, request_columns};
+use super::views::SENDER_SEQUENCES;
 
 /// A schema file.
 #[derive(Clone, Copy, Debug)]
@@ -40,36 +41,52 @@ const NOT_ROLLED_UP: &str =
 
 /// Each request once, with what it is called in `red`. Rows that replace each other differ in nothing that is searched for and lie in
 /// the same day, so indexes may leave out one of them, and days need not be merged with each other.
-const REQUESTS_ONCE: &str = "CREATE OR REPLACE VIEW {database}.requests_once AS
-SELECT *, endpoint, peer FROM {database}.requests FINAL
-SETTINGS use_skip_indexes_if_final_exact_mode = 0, do_not_merge_across_partitions_select_final = 1";
+fn requests_once() -> String {
+    let own = [
+        ("endpoint", "String", "The endpoint that the row counts for in red, unless that is (overflow)."),
+        (
+            "peer",
+            "String",
+            "The other end, as in red: the client's address seen from a server, address:port of the server seen from a client.",
+        ),
+    ];
+    let columns = request_columns().into_iter().map(|(name, kind)| (name, kind, meaning(name))).chain(own);
+    format!(
+        "CREATE OR REPLACE VIEW {{database}}.requests_once\n({}) AS\nSELECT *, endpoint, peer FROM {{database}}.requests FINAL\n\
+         SETTINGS use_skip_indexes_if_final_exact_mode = 0, do_not_merge_across_partitions_select_final = 1",
+        described(columns)
+    )
+}
 
-/// Exchanges out of their pairs of records, with both ends named; a client's record that has a partner is in its partner's exchange. The answer is
-/// that of the end that has it; where nobody's sidecar names an end, who had its address then does, else the address.
+/// Exchanges out of their pairs of records, with both ends named; a client's record that has a partner is in its partner's exchange.
+/// The answer is that of the end that has it; where nobody's sidecar names an end, who had its address then does, else the address.
 const NAMED_EXCHANGES: &str = "
         SELECT network_protocol_name, exchange.timestamp AS timestamp, seen, request, answer, client_answer, called,
             client_names.1 != '' OR client_owner.valid_to > exchange.timestamp AS client_named,
             server_names.1 != '' OR server_owner.valid_to > exchange.timestamp AS server_named,
             multiIf(client_names.1 != '', client_names, client_named, client_owner.names, (request.1, '', '', '', '', '')) AS client_end,
-            multiIf(server_names.1 != '', server_names, server_named, server_owner.names, (podtap_host_port(called.1, called.2), '', '', '', '', '')) AS server_end,
+            multiIf(server_names.1 != '', server_names, server_named, server_owner.names,
+                (podtap_host_port(called.1, called.2), '', '', '', '', '')) AS server_end,
             if(server_owner.valid_to > exchange.timestamp, server_owner.service, '') AS called_service
         FROM
         (
             SELECT network_protocol_name, fromUnixTimestamp64Nano(pair.1.1, 'UTC') AS timestamp, pair.1.2 AS which, pair.3 AS joined,
                 multiIf(which = 3, 'inside', which = 2, 'client', joined, 'both', 'server') AS seen,
-                pair.1.8 AS request, if(pair.4 AND pair.1.7 = 1, pair.2.9, pair.1.9) AS answer, if(which = 2, pair.1.9, pair.2.9) AS client_answer,
+                pair.1.8 AS request, if(pair.4 AND pair.1.7 = 1, pair.2.9, pair.1.9) AS answer,
+                if(which = 2, pair.1.9, pair.2.9) AS client_answer,
                 if(joined, pair.2.10, pair.1.10) AS called, if(which = 1, pair.2.11, pair.1.11) AS client_names,
                 if(which = 2, ('', '', '', '', '', ''), pair.1.11) AS server_names
             FROM {database}.exchange_pairs(from = {from:DateTime('UTC')}, to = {to:DateTime('UTC')})
             WHERE timestamp >= {from:DateTime('UTC')} AND timestamp < {to:DateTime('UTC')} AND NOT (which = 2 AND joined)
         ) AS exchange
-        GLOBAL ASOF LEFT JOIN {database}.owners AS client_owner ON exchange.request.1 = client_owner.address AND exchange.timestamp >= client_owner.valid_from
-        GLOBAL ASOF LEFT JOIN {database}.owners AS server_owner ON exchange.called.1 = server_owner.address AND exchange.timestamp >= server_owner.valid_from
+        GLOBAL ASOF LEFT JOIN {database}.owners AS client_owner
+            ON exchange.request.1 = client_owner.address AND exchange.timestamp >= client_owner.valid_from
+        GLOBAL ASOF LEFT JOIN {database}.owners AS server_owner
+            ON exchange.called.1 = server_owner.address AND exchange.timestamp >= server_owner.valid_from
     ";
 
 /// Which rows of `red` a period touches.
-const WINDOWS_OF_PERIOD: &str =
-    "window >= toStartOfInterval({from:DateTime('UTC')}, INTERVAL 10 SECOND) AND window < {to:DateTime('UTC')}";
+const WINDOWS_OF_PERIOD: &str = "window >= toStartOfInterval({from:DateTime('UTC')}, INTERVAL 10 SECOND) AND window < {to:DateTime('UTC')}";
 
 /// Addresses and the tens of seconds of a period in which they changed hands.
 const CHANGED_HANDS: &str = "
@@ -129,7 +146,9 @@ impl Migration {
         let names = |prefix: &str| figure_columns().iter().map(|(name, _)| format!("{prefix}{name}")).collect::<Vec<_>>().join(", ");
         let text = text
             .join("\n")
-            .replace("{requests_once}", REQUESTS_ONCE)
+            .replace("{requests_once}", &requests_once())
+            .replace("{described_figures}", &described_figures())
+            .replace("{described_sender_sequences}", &described(SENDER_SEQUENCES.map(|(name, kind, _, meaning)| (name, kind, meaning))))
             .replace("{not_rolled_up}", NOT_ROLLED_UP)
             .replace("{named_exchanges}", NAMED_EXCHANGES)
             .replace("{marks_of_before}", MARKS_OF_BEFORE)
@@ -213,7 +232,7 @@ pub fn missing_columns(database: &str, present: &[(String, String)]) -> Result<V
     }
     if !statements.is_empty() {
         // Its asterisk stands for the columns of the time when it was made.
-        statements.push(REQUESTS_ONCE.replace("{database}", &quoted(database)));
+        statements.push(requests_once().replace("{database}", &quoted(database)));
     }
     Ok(statements)
 }
@@ -225,7 +244,6 @@ fn request_column_list() -> String {
 
 /// Columns of a roll-up behind its window.
 fn rollup_column_list() -> String {
-    let escaped = |text: &str| text.replace('\\', "\\\\").replace('\'', "\\'");
     let column = |((name, kind), (_, meaning)): (&(&str, &str), &(&str, &str))| {
         let codec = match *kind {
             "UInt64" => " CODEC(T64, ZSTD(1))",
@@ -243,13 +261,29 @@ fn rollup_column_list() -> String {
     columns.join(",\n")
 }
 
+/// A text between quotes.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('\'', "\\'")
+}
+
+/// Columns of a view with what they mean. A view with parameters has none to describe.
+fn described<'a>(columns: impl IntoIterator<Item = (&'a str, &'a str, &'a str)>) -> String {
+    let column = |(name, kind, meaning): (&str, &str, &str)| format!("{} {kind} COMMENT '{}'", quoted(name), escaped(meaning));
+    columns.into_iter().map(column).collect::<Vec<_>>().join(",\n")
+}
+
+/// Those of `red` and its longer steps behind the window.
+fn described_figures() -> String {
+    described(figure_columns().iter().zip(&FIGURE_MEANING).map(|((name, kind), (_, meaning))| (*name, *kind, *meaning)))
+}
+
 fn column(name: &str, kind: &str) -> String {
     let codec = match kind {
         "DateTime64(9, 'UTC')" => " CODEC(Delta(8), ZSTD(1))",
         "String" | "UInt16" | "UInt32" | "UInt64" => " CODEC(ZSTD(1))",
         _ => "",
     };
-    format!("{} {kind} COMMENT '{}'{codec}", quoted(name), meaning(name).replace('\\', "\\\\").replace('\'', "\\'"))
+    format!("{} {kind} COMMENT '{}'{codec}", quoted(name), escaped(meaning(name)))
 }
 
 /// What a column of `requests` means.

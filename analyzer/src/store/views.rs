@@ -44,7 +44,8 @@ const COMPLETENESS: [ViewColumn; 16] = [
     ("batches_missing", "UInt64", "1", "Batches that were found missing in the period; sender_sequences names them."),
 ];
 
-const SENDER_SEQUENCES: [ViewColumn; 8] = [
+/// Of `sender_sequences`.
+pub const SENDER_SEQUENCES: [ViewColumn; 8] = [
     ("sender", "String", "", "Sender id of the sidecar."),
     ("boot", "String", "", "Boot id, new at each start of the sidecar, which numbers its batches from 1."),
     ("first", "UInt64", "1", "Lowest sequence that arrived."),

@@ -227,3 +227,88 @@ FROM
     GROUP BY k8s_namespace_name, k8s_pod_name
 )
 GROUP BY k8s_namespace_name, k8s_pod_name;
+
+-- Views without parameters again, so that DESCRIBE says what their columns mean.
+CREATE OR REPLACE VIEW {database}.red
+(`window` DateTime('UTC') COMMENT 'Start of ten seconds that the requests began in.',
+{described_figures}) AS
+SELECT {figure_columns}
+FROM {database}.request_histograms FINAL
+SETTINGS do_not_merge_across_partitions_select_final = 1;
+
+CREATE OR REPLACE VIEW {database}.red_1m
+(`window` DateTime('UTC') COMMENT 'Start of the minute.',
+{described_figures}) AS
+SELECT {figure_columns}
+FROM {database}.request_histograms_1m
+WHERE (span, version) GLOBAL IN (SELECT span, version FROM {database}.rollup_spans FINAL WHERE step = '1h')
+UNION ALL
+SELECT toStartOfMinute(fine.window) AS window, {figure_columns_of_fine}
+FROM {database}.red AS fine
+WHERE {not_rolled_up};
+
+CREATE OR REPLACE VIEW {database}.red_1h
+(`window` DateTime('UTC') COMMENT 'Start of the hour.',
+{described_figures}) AS
+SELECT {figure_columns}
+FROM {database}.request_histograms_1h
+WHERE (span, version) GLOBAL IN (SELECT span, version FROM {database}.rollup_spans FINAL WHERE step = '1h')
+UNION ALL
+SELECT toStartOfHour(fine.window) AS window, {figure_columns_of_fine}
+FROM {database}.red AS fine
+WHERE {not_rolled_up};
+
+CREATE OR REPLACE VIEW {database}.red_1d
+(`window` DateTime('UTC') COMMENT 'Start of the day, UTC.',
+{described_figures}) AS
+SELECT {figure_columns}
+FROM {database}.request_histograms_1d
+WHERE (span, version) GLOBAL IN (SELECT span, version FROM {database}.rollup_spans FINAL WHERE step = '1d')
+UNION ALL
+SELECT toStartOfDay(fine.window, 'UTC') AS window, {figure_columns_of_fine}
+FROM {database}.red_1h AS fine
+WHERE intDiv(toUnixTimestamp(fine.window), 86400) GLOBAL NOT IN (SELECT span FROM {database}.rollup_spans FINAL WHERE step = '1d');
+
+{requests_once};
+
+CREATE OR REPLACE VIEW {database}.sender_sequences
+({described_sender_sequences}) AS
+SELECT range.1 AS sender, range.2 AS boot, min(range.3) AS first, max(range.4) AS last, sum(range.4 - range.3 + 1) AS received,
+    last - if(argMin(is_oldest, range.3), toUInt64(first - 1), toUInt64(0)) - received AS missing,
+    arraySort(groupArray((range.3, range.4))) AS ranges,
+    arrayFilter(gap -> gap.1 <= gap.2, arrayMap((before, next) -> (toUInt64(before.2 + 1), toUInt64(next.1 - 1)),
+        arrayPushFront(arrayPopBack(ranges), (toUInt64(0), if(argMin(is_oldest, range.3), toUInt64(first - 1), toUInt64(0)))), ranges)) AS missing_ranges
+FROM
+(
+    SELECT arrayJoin(received) AS range,
+        (topic, incarnation, partition, block) GLOBAL IN
+        (
+            SELECT topic, incarnation, partition, min(block) AS oldest FROM {database}.ingest_blocks
+            GROUP BY topic, incarnation, partition HAVING oldest > 0
+        ) AS is_oldest
+    FROM {database}.ingest_blocks FINAL
+)
+GROUP BY sender, boot;
+
+CREATE OR REPLACE VIEW {database}.addresses
+(address String COMMENT 'IPv4 or IPv6 address.',
+    kind LowCardinality(String) COMMENT 'pod, service or node.',
+    k8s_namespace_name LowCardinality(String) COMMENT 'Namespace of the pod or service.',
+    name String COMMENT 'Name of the object.',
+    uid String COMMENT 'UID of the object in Kubernetes.',
+    workload_kind String COMMENT 'Kind of the pod''s owner, or of the workload behind a service; Service or Node where it is one.',
+    workload_name String COMMENT 'Name of that owner or workload, else of the service or node.',
+    owner String COMMENT 'Namespace and workload_name.',
+    k8s_node_name LowCardinality(String) COMMENT 'Node of the pod, or the node itself.',
+    backends Array(Tuple(kind String, name String)) COMMENT 'Workloads behind a service, by its EndpointSlices, in order.',
+    valid_from DateTime64(3, 'UTC') COMMENT 'From when on the address was the object''s.',
+    valid_to DateTime64(3, 'UTC') COMMENT 'Until when; 2100-01-01 while it is.',
+    previous_valid_to DateTime64(3, 'UTC') COMMENT 'Until when the address was another''s before; 1970-01-01 if it was nobody''s.') AS
+SELECT address, kind, k8s_namespace_name, name, uid,
+    multiIf(kind = 'pod', toString(k8s_workload_kind), kind = 'node', 'Node', length(backends) = 1, backends[1].1, 'Service') AS workload_kind,
+    multiIf(kind = 'pod', toString(k8s_workload_name), kind = 'service' AND length(backends) = 1, backends[1].2, name) AS workload_name,
+    if(k8s_namespace_name = '', workload_name, concat(k8s_namespace_name, '/', workload_name)) AS owner,
+    k8s_node_name, backends, valid_from, valid_to,
+    lagInFrame(valid_to, 1, toDateTime64(0, 3, 'UTC')) OVER (PARTITION BY address ORDER BY valid_from ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) AS previous_valid_to
+FROM {database}.address_owners FINAL
+WHERE valid_from < valid_to;
