@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
+use crate::ingest::starts::BootStart;
 use crate::store::StoreError;
 use crate::store::clickhouse::{ClickHouse, RolledUp};
 use crate::store::rollup::{Bounds, Step};
@@ -41,6 +42,7 @@ impl Rollups {
     /// Runs until told to stop.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         let mut pruned: Option<Instant> = None;
+        let mut starts = Vec::new();
         loop {
             tokio::select! {
                 () = tokio::time::sleep(self.interval) => {}
@@ -52,12 +54,30 @@ impl Rollups {
                 // What is half computed does not count and is computed again.
                 _ = stop.wait_for(|stop| *stop) => return,
             }
+            tokio::select! {
+                () = self.count_missing(&mut starts) => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
             if pruned.is_none_or(|at| at.elapsed() >= PRUNE_INTERVAL) {
                 pruned = Some(Instant::now());
                 tokio::select! {
                     outcome = self.clickhouse.prune_manifests(now_seconds()) => self.note_pruned(outcome),
                     _ = stop.wait_for(|stop| *stop) => return,
                 }
+            }
+        }
+    }
+
+    /// Counts what is missing before boots that began in the middle: an interval after they did, so that what came elsewhere is known.
+    async fn count_missing(&self, starts: &mut Vec<BootStart>) {
+        match self.clickhouse.missing_before(starts).await {
+            Ok(missing) => {
+                self.telemetry.missing_batches.inc_by(missing);
+                *starts = self.telemetry.boot_starts.take();
+            }
+            Err(error) => {
+                self.telemetry.store_error(&error);
+                tracing::warn!(%error, "cannot look for what is missing before the boots of senders; tried again");
             }
         }
     }

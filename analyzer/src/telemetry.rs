@@ -15,6 +15,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use crate::ingest::block::UNDECODABLE;
 use crate::ingest::cadvisor::SCRAPE_FAILURES;
 use crate::ingest::kubernetes::{Resource, WATCH_FAILURES};
+use crate::ingest::starts::BootStarts;
 use crate::metrics::Metrics;
 use crate::notify;
 use crate::store::rollup::Step;
@@ -79,8 +80,12 @@ pub struct Telemetry {
     records: Family<TransportLabel, Counter>,
     /// Batches that came again.
     pub duplicate_batches: Counter,
-    /// Batches that never came, as found between two of the same sender and boot.
+    /// Batches that never came, between two of the same boot or before the first of them.
     pub missing_batches: Counter,
+    /// Boots that wait for a look at what is missing before them.
+    pub boot_starts: BootStarts,
+    /// Boots for which nobody will look.
+    pub unchecked_boot_starts: Counter,
     undecodable: Family<ReasonLabel, Counter>,
     /// Records whose time was impossible.
     pub clamped_records: Counter,
@@ -263,7 +268,13 @@ impl Telemetry {
             missing_batches: metrics.registered(
                 Counter::default(),
                 "ingest_missing_batches",
-                "Batches found missing between two of a sender's boot",
+                "Batches found missing between two of a sender's boot, and a minute later before the first",
+            ),
+            boot_starts: BootStarts::default(),
+            unchecked_boot_starts: metrics.registered(
+                Counter::default(),
+                "ingest_unchecked_boot_starts",
+                "Boots that began in the middle, too many to look for what is missing before them",
             ),
             undecodable: metrics.registered(Family::default(), "ingest_undecodable", "Messages that are no batch"),
             clamped_records: metrics.registered(Counter::default(), "ingest_clamped_records", "Records with an impossible time"),

@@ -15,7 +15,7 @@ use podtap_analyzer::store::views::VIEWS;
 use podtap_wire::proto::{CounterSample, Resource};
 use podtap_wire::{BatchBuilder, EncodedBatch, Protocol, RequestRecord, Side, Status};
 use serde::Deserialize;
-use stage::{Bench, Ports, Ready, deliver, ready, until};
+use stage::{Bench, Ports, Ready, deliver, metric, ready, until};
 
 const SECOND: u64 = 1_000_000_000;
 const PODS: u64 = 1_000;
@@ -116,7 +116,7 @@ async fn quantiles_of_a_thousand_pods_are_within_one_percent_at_every_step() {
     deliver(&ports, &sent).await.expect("acknowledged");
     exact.values_mut().for_each(|samples| samples.sort_unstable());
     let total = PODS * SAMPLES_A_POD * SHAPES.len() as u64;
-    counted(&client, total).await;
+    stored(&client, total).await;
     bench.command(&url, &["rollup"]);
     let mut worst = 0f64;
     for view in ["red", "red_1m", "red_1h", "red_1d"] {
@@ -177,7 +177,7 @@ async fn all_steps_agree(client: &Client, requests: u64, what: &str) {
 }
 
 /// Waits until so many records are stored, and manifests say so: they come last, and what is due goes by them.
-async fn counted(client: &Client, records: u64) {
+async fn stored(client: &Client, records: u64) {
     until("everything is stored, with its manifests", async || {
         (number(client, "SELECT sum(records) FROM ingest_blocks FINAL").await == records).then_some(())
     })
@@ -191,7 +191,7 @@ async fn roll_ups_equal_what_they_are_made_from() {
     // Thirty hours and this one: what has ended is rolled up by itself, the rest on demand.
     let times: Vec<u64> = (0..4_000u64).map(|number| now - (number * 67 % 108_000) * SECOND).collect();
     deliver(&ports, &[batch(1, &times, Vec::new())]).await.expect("acknowledged");
-    counted(&client, 4_000).await;
+    stored(&client, 4_000).await;
     until("hours and days are rolled up by themselves", async || {
         let spans = "SELECT toUInt64(countIf(step = '1h') >= 29 AND countIf(step = '1d') >= 1) FROM rollup_spans FINAL";
         (number(&client, spans).await == 1).then_some(())
@@ -210,7 +210,7 @@ async fn roll_ups_equal_what_they_are_made_from() {
     // Late records, of hours and days that were rolled up, and of one that had nothing.
     let late: Vec<u64> = (0..300u64).map(|number| now - (number * 997 % 180_000) * SECOND).collect();
     deliver(&ports, &[batch(2, &late, Vec::new())]).await.expect("acknowledged");
-    counted(&client, 4_300).await;
+    stored(&client, 4_300).await;
     bench.command(&url, &["rollup"]);
     all_steps_agree(&client, 4_300, "after late records").await;
     assert!(number(&client, "SELECT count() FROM rollup_spans FINAL").await > before);
@@ -245,7 +245,7 @@ async fn roll_ups_bound_what_a_service_keeps_apart() {
     }
     let total = 2 * (4_500 + 2 * 700);
     deliver(&ports, &[builder.finish(1, now, Vec::new())]).await.expect("acknowledged");
-    counted(&client, total).await;
+    stored(&client, total).await;
     bench.command(&url, &["rollup"]);
     let figures =
         "sum(count), sum(errors), sum(time_to_last_byte_ns_sum), sum(request_bytes), mapSort(sumMap(time_to_last_byte_ns_buckets))";
@@ -312,7 +312,7 @@ async fn a_directory_of_the_first_schema_is_brought_up_to_date() {
     );
     assert_eq!(number(&client, "SELECT count() FROM requests FINAL WHERE keep = 0").await, 1);
     deliver(&ports, &[batch(1, &[now_ns(); 20], Vec::new())]).await.expect("acknowledged");
-    counted(&client, 2_020).await;
+    stored(&client, 2_020).await;
     bench.command(&url, &["rollup", "--retention=requests=3,request_histograms_1h=900"]);
     all_steps_agree(&client, 2_020, "old and new").await;
     let ttl = "SELECT count() FROM system.tables WHERE database = 'podtap' AND \
@@ -375,6 +375,14 @@ async fn views_have_the_columns_that_the_documentation_says() {
         let expect: Vec<_> = columns.iter().map(|(name, kind, _, _)| format!("{name} {kind}")).collect();
         assert_eq!(found, expect, "{view}");
     }
+    // Views without parameters say what their columns mean, as tables do.
+    let described = "SELECT table, countIf(comment != '') AS said, count() AS all FROM system.columns WHERE database = 'podtap' \
+                     AND table IN ('red', 'red_1m', 'red_1h', 'red_1d', 'requests_once', 'sender_sequences', 'addresses') \
+                     GROUP BY table ORDER BY table FORMAT TSV";
+    let answer = reqwest::Client::new().post(format!("{url}/?database=podtap")).body(described).send().await.unwrap();
+    let text = answer.text().await.unwrap();
+    assert_eq!(text.lines().count(), 7, "{text}");
+    assert!(text.lines().all(|line| line.split('\t').nth(1) == line.split('\t').nth(2)), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -393,7 +401,7 @@ async fn sampling_leaves_the_histograms_alone_and_completeness_adds_up() {
     let first = batch(1, &[now_ns(); 5_000], counters(1));
     let third = batch(3, &[now_ns(); 5_000], counters(2));
     deliver(&ports, &[first, third]).await.expect("acknowledged");
-    counted(&client, 10_000).await;
+    stored(&client, 10_000).await;
     until("and its manifest", async || (number(&client, "SELECT sum(records) FROM ingest_blocks FINAL").await == 10_000).then_some(()))
         .await;
     let ordinary = number(&client, "SELECT count() FROM requests FINAL WHERE keep = 0").await;
@@ -422,4 +430,68 @@ async fn sampling_leaves_the_histograms_alone_and_completeness_adds_up() {
     let found: Vec<_> =
         rows.iter().map(|row| (row.pod.as_str(), share(row.seen), share(row.delivered), share(row.stored), row.missing)).collect();
     assert_eq!(found, [("shop-1", 0.9, share(10.0 / 12.0), share(10.0 / 12.0), 1)]);
+}
+
+/// A batch with as many records, and what the sidecar of that pod has counted by then.
+fn counted(pod: &str, boot: u8, sequence: u64, records: usize, counters: &[(&str, u64)]) -> EncodedBatch {
+    counted_at(now_ns(), pod, boot, sequence, records, counters)
+}
+
+/// The same, of a batch that was closed at that time.
+fn counted_at(closed_ns: u64, pod: &str, boot: u8, sequence: u64, records: usize, counters: &[(&str, u64)]) -> EncodedBatch {
+    let resource = Resource { k8s_pod_name: pod.to_owned(), k8s_namespace_name: "shop".to_owned(), ..Resource::default() };
+    let mut builder = BatchBuilder::new(pod.to_owned(), [boot; 16], resource);
+    for _ in 0..records {
+        builder.push(&record(now_ns(), "/a", Some(1_000_000), Status::Ok));
+    }
+    let sample = |(name, value): &(&str, u64)| CounterSample { name: (*name).to_owned(), reason: String::new(), value: *value };
+    builder.finish(sequence, closed_ns, counters.iter().map(sample).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn completeness_counts_a_boot_from_its_start_though_its_first_batch_was_lost() {
+    let Ready { bench: _bench, ports, client, .. } = Ready::start("completeness", &["--rollup-interval=1s"]).await;
+    let made = |count| ("podtap_records_total", count);
+    let started = |seconds_ago: u64| ("process_start_time_seconds", now_ns() / SECOND - seconds_ago);
+    // Of 4,000 records the first batch's thousand is lost; nothing says when the boot began, but nobody knew it before.
+    let lost = [counted("lost", 1, 2, 1_500, &[made(2_500)]), counted("lost", 1, 3, 1_500, &[made(4_000)])];
+    deliver(&ports, &lost).await.expect("acknowledged");
+    // The same, in a boot that says that it began a minute ago.
+    deliver(&ports, &[counted("told", 2, 2, 300, &[made(400), started(60)])]).await.expect("acknowledged");
+    // One that began long before the period made only what its counter grew by in it, for all that is known.
+    let earlier = counted_at(now_ns() - 60 * SECOND, "old", 3, 700, 100, &[made(90_000), started(7_200)]);
+    deliver(&ports, &[earlier, counted("old", 3, 701, 200, &[made(90_200)])]).await.expect("acknowledged");
+    // Counters that say less than what is stored are not complete, and must not look so.
+    deliver(&ports, &[counted("more", 4, 1, 500, &[made(400)])]).await.expect("acknowledged");
+    deliver(&ports, &[counted("silent", 5, 1, 50, &[("podtap_packets_received_total", 7)])]).await.expect("acknowledged");
+    let stored = 3_000 + 300 + 300 + 500 + 50;
+    until("everything is stored", async || (number(&client, "SELECT sum(records) FROM ingest_blocks FINAL").await == stored).then_some(()))
+        .await;
+
+    #[derive(Debug, Row, Deserialize)]
+    struct Complete {
+        pod: String,
+        made: u64,
+        stored: u64,
+        share: f64,
+        missing: u64,
+    }
+    let sql = "SELECT toString(k8s_pod_name) AS pod, toUInt64(records_made) AS made, toUInt64(records_stored) AS stored, \
+               stored_share AS share, toUInt64(batches_missing) AS missing \
+               FROM completeness(from = now() - 600, to = now() + 60) ORDER BY pod";
+    let rows = client.query_raw(sql).fetch_all::<Complete>().await.unwrap();
+    let found: Vec<_> = rows.iter().map(|row| (row.pod.as_str(), row.made, row.stored, row.share)).collect();
+    let expect = [
+        ("lost", 4_000, 3_000, 0.75),
+        ("more", 400, 500, 1.25),
+        ("old", 200, 300, 1.5),
+        ("silent", 0, 50, f64::INFINITY),
+        ("told", 400, 300, 0.75),
+    ];
+    assert_eq!(found, expect);
+    let missing: Vec<_> = rows.iter().map(|row| row.missing).collect();
+    assert_eq!(missing, [1, 0, 699, 0, 1]);
+    // The view and the metric agree, also about what is missing before the first that came.
+    assert_eq!(number(&client, "SELECT toUInt64(sum(missing)) FROM sender_sequences").await, 701);
+    until("the metric says so", async || (metric(&ports, "podtap_ingest_missing_batches_total").await == 701.0).then_some(())).await;
 }

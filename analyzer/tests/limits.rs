@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use clickhouse::Client;
 use podtap_wire::proto::Resource;
 use podtap_wire::{BatchBuilder, EncodedBatch, Protocol, RequestRecord, Side};
-use stage::{Bench, Ports, Ready, deliver, get, ready, until};
+use stage::{Bench, Ports, Ready, deliver, get, metric, ready, until};
 
 /// The cap of what waits in memory; see `ingest/partition.rs`.
 const MAX_PENDING_BYTES: f64 = 134_217_728.0;
@@ -51,13 +51,6 @@ fn batch(sequence: u64, records: u64) -> EncodedBatch {
 
 async fn number(client: &Client, sql: &str) -> u64 {
     client.query_raw(sql).fetch_one::<u64>().await.unwrap_or_else(|error| panic!("{sql}: {error}"))
-}
-
-/// The value of a metric, labels included in its name.
-async fn metric(ports: &Ports, name: &str) -> f64 {
-    let (_, text) = get(ports.http, "/metrics").await.expect("/metrics answers");
-    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
-    value.unwrap_or_else(|| panic!("no {name} in\n{text}"))
 }
 
 /// ClickHouse refuses for this reason from `refuse` on, until `relent`; meanwhile it is told, and afterwards every record counts once.

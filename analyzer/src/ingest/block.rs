@@ -12,6 +12,7 @@ use podtap_wire::batch::MAX_ROWS;
 use podtap_wire::{DecodeError, DecodedBatch};
 
 use super::marks::{Marks, Received, SenderBoot, Sighting};
+use super::starts::BootStart;
 use crate::aggregate::{BlockAggregate, Fate, Sampling, SeriesRow};
 
 /// Offsets in a block. Fixed for ever: a block's number of offsets is part of what its rows mean.
@@ -150,10 +151,10 @@ pub struct ResumePoint {
 }
 
 /// What became of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// A batch that counts.
-    Counted { records: u64, missing: u64, clamped: u64, overflowed: u64, sampled: u64, late: u64 },
+    /// A batch that counts; `start` if it is its boot's first in this partition, though not the boot's first.
+    Counted { records: u64, missing: u64, clamped: u64, overflowed: u64, sampled: u64, late: u64, start: Option<BootStart> },
     /// A batch that was there before.
     Duplicate,
     /// No batch.
@@ -324,15 +325,18 @@ impl PartitionFold {
         if sender.ends_boot {
             return Self::end_boot(open, marks, &boot, sender.sequence.saturating_sub(1), placed.message_time_ns);
         }
-        let missing = match marks.observe(&boot, sender.sequence, placed.message_time_ns) {
+        let sighting = marks.observe(&boot, sender.sequence, placed.message_time_ns);
+        let missing = match sighting {
             Sighting::New { missing } => missing,
-            Sighting::Late => 0,
+            Sighting::First | Sighting::Late => 0,
             Sighting::Duplicate => {
                 open.counts.duplicates += 1;
                 return Outcome::Duplicate;
             }
         };
         open.received.add(&boot, sender.sequence);
+        let is_start = sighting == Sighting::First && sender.sequence > 1;
+        let start = is_start.then(|| BootStart { boot: boot.clone(), sequence: sender.sequence });
         let records = placed.batch.rows() as u64;
         open.counts.batches += 1;
         open.counts.records += records;
@@ -353,18 +357,24 @@ impl PartitionFold {
             open.bytes += bytes * 4;
             open.batches.push(placed);
         }
-        Outcome::Counted { records, missing, clamped, overflowed, sampled, late }
+        Outcome::Counted { records, missing, clamped, overflowed, sampled, late, start }
     }
 
     /// Takes notice of how far a boot had come when it was killed.
     fn end_boot(open: &mut OpenBlock, marks: &mut Marks, boot: &SenderBoot, last: u64, message_time_ns: u64) -> Outcome {
-        let Sighting::New { missing } = marks.end(boot, last, message_time_ns) else {
-            open.counts.duplicates += 1;
-            return Outcome::Duplicate;
+        let sighting = marks.end(boot, last, message_time_ns);
+        let missing = match sighting {
+            Sighting::New { missing } => missing,
+            Sighting::First => 0,
+            Sighting::Late | Sighting::Duplicate => {
+                open.counts.duplicates += 1;
+                return Outcome::Duplicate;
+            }
         };
         open.received.end(boot, last);
         open.counts.missing = open.counts.missing.saturating_add(missing);
-        Outcome::Counted { records: 0, missing, clamped: 0, overflowed: 0, sampled: 0, late: 0 }
+        let start = (sighting == Sighting::First).then(|| BootStart { boot: boot.clone(), sequence: last.saturating_add(1) });
+        Outcome::Counted { records: 0, missing, clamped: 0, overflowed: 0, sampled: 0, late: 0, start }
     }
 
     /// Ends the open block as complete and opens the one that starts at `next`.

@@ -35,12 +35,10 @@ pub struct Mark {
 /// What a batch turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sighting {
-    /// Seen for the first time, and this many before it are missing now.
-    New {
-        /// Sequences between the highest before and this one; what precedes a boot's first batch in this partition is not
-        /// among them, because it may lie in another partition.
-        missing: u64,
-    },
+    /// The first of its boot in this partition. What precedes it is missing, or lies in another partition: manifests say.
+    First,
+    /// Seen for the first time, and this many between it and the highest before are missing now.
+    New { missing: u64 },
     /// Seen for the first time, in a hole.
     Late,
     /// Seen before.
@@ -73,7 +71,7 @@ impl Marks {
         let Some(mark) = self.senders.get_mut(boot) else {
             let holes = if sequence > 1 { vec![(1, sequence - 1)] } else { Vec::new() };
             self.senders.insert(boot.clone(), Mark { highest: sequence, holes, seen_ns: message_time_ns });
-            return Sighting::New { missing: 0 };
+            return Sighting::First;
         };
         mark.seen_ns = mark.seen_ns.max(message_time_ns);
         if sequence > mark.highest {
@@ -90,7 +88,7 @@ impl Marks {
         let Some(mark) = self.senders.get_mut(boot) else {
             let holes = if last > 0 { vec![(1, last)] } else { Vec::new() };
             self.senders.insert(boot.clone(), Mark { highest: last, holes, seen_ns: message_time_ns });
-            return Sighting::New { missing: 0 };
+            return Sighting::First;
         };
         mark.seen_ns = mark.seen_ns.max(message_time_ns);
         if last <= mark.highest {
@@ -192,26 +190,27 @@ mod tests {
     #[test]
     fn sightings() {
         let new = |missing| Sighting::New { missing };
-        check(&[1, 2, 2, 1], &[new(0), new(0), Sighting::Duplicate, Sighting::Duplicate]);
+        let first = Sighting::First;
+        check(&[1, 2, 2, 1], &[first, new(0), Sighting::Duplicate, Sighting::Duplicate]);
         check(
             &[1, 5, 3, 3, 2, 4, 4],
-            &[new(0), new(3), Sighting::Late, Sighting::Duplicate, Sighting::Late, Sighting::Late, Sighting::Duplicate],
+            &[first, new(3), Sighting::Late, Sighting::Duplicate, Sighting::Late, Sighting::Late, Sighting::Duplicate],
         );
-        check(&[7, 6, 8], &[new(0), Sighting::Late, new(0)]);
-        check(&[u64::MAX, u64::MAX], &[new(0), Sighting::Duplicate]);
+        check(&[7, 6, 8], &[first, Sighting::Late, new(0)]);
+        check(&[u64::MAX, u64::MAX], &[first, Sighting::Duplicate]);
     }
 
     #[test]
     fn an_end_tells_what_is_missing_and_may_come_again() {
         let mut marks = Marks::default();
         let a = boot("a");
-        assert!((1..=4).all(|sequence| marks.observe(&a, sequence, 5) == Sighting::New { missing: 0 }));
+        assert!((1..=4).all(|sequence| matches!(marks.observe(&a, sequence, 5), Sighting::First | Sighting::New { missing: 0 })));
         assert_eq!(marks.end(&a, 7, 6), Sighting::New { missing: 3 });
         assert_eq!(marks.end(&a, 7, 7), Sighting::Duplicate);
         // Should one come all the same, it counts once.
         assert_eq!(marks.observe(&a, 6, 8), Sighting::Late);
         assert_eq!(marks.observe(&a, 6, 8), Sighting::Duplicate);
-        assert_eq!(marks.end(&boot("another partition's"), 7, 6), Sighting::New { missing: 0 });
+        assert_eq!(marks.end(&boot("another partition's"), 7, 6), Sighting::First);
         let mark = marks.entries().next().unwrap().1;
         assert_eq!((mark.highest, mark.holes.as_slice()), (7, &[(5, 5), (7, 7)][..]));
 

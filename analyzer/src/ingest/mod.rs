@@ -17,4 +17,5 @@ pub mod marks;
 pub mod partition;
 pub mod segment_log;
 pub mod segment_reader;
+pub mod starts;
 pub mod writer;

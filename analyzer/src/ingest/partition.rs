@@ -44,13 +44,18 @@ impl Partition {
     /// Folds one message and counts what became of it.
     pub fn handle_message(&mut self, offset: u64, time_ns: u64, bytes: &[u8], telemetry: &Telemetry) {
         match self.fold.handle_message(offset, time_ns, bytes) {
-            Outcome::Counted { records, missing, clamped, overflowed, sampled, late } => {
+            Outcome::Counted { records, missing, clamped, overflowed, sampled, late, start } => {
                 telemetry.ingested(self.transport, records);
                 telemetry.missing_batches.inc_by(missing);
                 telemetry.clamped_records.inc_by(clamped);
                 telemetry.overflowed_records.inc_by(overflowed);
                 telemetry.sampled_requests.inc_by(sampled);
                 telemetry.late_records.inc_by(late);
+                if let Some(start) = start
+                    && !telemetry.boot_starts.note(start)
+                {
+                    telemetry.unchecked_boot_starts.inc();
+                }
             }
             Outcome::Duplicate => {
                 telemetry.duplicate_batches.inc();

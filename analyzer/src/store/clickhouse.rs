@@ -17,18 +17,21 @@ use super::questions::{self, AlarmRow, FiguresRow, Statement};
 use super::retention::{self, KEPT, Retention};
 use super::rollup::{self, Bounds, Due, KeptDays, Step};
 use super::rows::{
-    self, ALARM_COLUMNS, BLOCK_COLUMNS, COUNTER_COLUMNS, HISTOGRAM_COLUMNS, RequestWriter, insert_statement, request_columns,
+    self, ALARM_COLUMNS, BLOCK_COLUMNS, COUNTER_COLUMNS, HISTOGRAM_COLUMNS, RequestWriter, hexadecimal, insert_statement, request_columns,
 };
 use super::{Reason, Store, StoreError, StoreFuture};
 use crate::alarm::state::Alarm;
 use crate::ingest::block::{BlockWrite, CLASSIFICATION, PartitionId, ResumePoint};
 use crate::ingest::marks::{Mark, Marks, SenderBoot};
+use crate::ingest::starts::BootStart;
 use crate::query::{Answer, Question};
 
 mod kubernetes;
 
 /// Rows go out in blocks of about so many bytes; a block brings its own dictionaries, so small ones cost more.
 const CHUNK_BYTES: usize = 4 << 20;
+/// Boots in one statement.
+const STARTS_A_QUESTION: usize = 500;
 /// The client does not read tuples with names.
 const TUPLES: &str = "Array(Tuple(String, String, UInt64, UInt64))";
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
@@ -293,6 +296,22 @@ impl ClickHouse {
             }
         }
         Ok(old.len() as u64)
+    }
+
+    /// Batches missing before boots that a partition saw first in the middle, as `sender_sequences` says.
+    pub async fn missing_before(&self, starts: &[BootStart]) -> Result<u64, StoreError> {
+        let mut missing = 0;
+        for some in starts.chunks(STARTS_A_QUESTION) {
+            let sql = format!(
+                "SELECT toUInt64(sum(first - 1)) FROM sender_sequences WHERE (sender, boot, first) IN ({}) AND missing_ranges[1].1 = 1",
+                vec!["(?, ?, ?)"; some.len()].join(", ")
+            );
+            let query = some.iter().fold(self.client.query(&sql), |query, start| {
+                query.bind(start.boot.sender.as_str()).bind(hexadecimal(&start.boot.boot)).bind(start.sequence)
+            });
+            missing += query.fetch_one::<u64>().await.map_err(failed("look for missing batches"))?;
+        }
+        Ok(missing)
     }
 
     /// Computes the hours and days that are due. May run anywhere, at any time, together with others.

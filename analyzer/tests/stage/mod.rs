@@ -233,3 +233,10 @@ pub async fn deliver(ports: &Ports, batches: &[EncodedBatch]) -> Option<()> {
     }
     None
 }
+
+/// The value of a metric, labels included in its name.
+pub async fn metric(ports: &Ports, name: &str) -> f64 {
+    let (_, text) = get(ports.http, "/metrics").await.expect("/metrics answers");
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+    value.unwrap_or_else(|| panic!("no {name} in\n{text}"))
+}

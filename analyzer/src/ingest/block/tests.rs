@@ -70,7 +70,9 @@ fn what_is_no_batch_is_counted_and_passed() {
     assert_eq!(fold.handle_message(0, time(0), &[0xff, 0xff]), Outcome::Undecodable("malformed"));
     assert_eq!(fold.handle_message(1, time(1), b""), Outcome::Undecodable("sender"));
     let outcome = fold.handle_message(2, time(2), &message(1, 4, &["/".to_owned()]));
-    assert_eq!(outcome, Outcome::Counted { records: 1, missing: 0, clamped: 0, overflowed: 0, sampled: 0, late: 1 });
+    // What came before the fourth of a boot may lie elsewhere.
+    let start = Some(BootStart { boot: SenderBoot { sender: "sender-1".to_owned(), boot: [1; 16] }, sequence: 4 });
+    assert_eq!(outcome, Outcome::Counted { records: 1, missing: 0, clamped: 0, overflowed: 0, sampled: 0, late: 1, start });
     let counts = fold.take_write().unwrap().manifest.counts;
     assert_eq!(counts.undecodable, BTreeMap::from([("malformed", 1), ("sender", 1)]));
 }
@@ -96,7 +98,7 @@ fn the_end_of_a_boot_names_what_is_missing_and_is_no_batch() {
     let end = BatchBuilder::end_of_boot(&DecodedBatch::decode(&batch(2)).unwrap(), 5).bytes;
     fold.handle_message(0, time(0), &batch(1));
     fold.handle_message(1, time(1), &batch(2));
-    let missing = |missing| Outcome::Counted { records: 0, missing, clamped: 0, overflowed: 0, sampled: 0, late: 0 };
+    let missing = |missing| Outcome::Counted { records: 0, missing, clamped: 0, overflowed: 0, sampled: 0, late: 0, start: None };
     assert_eq!(fold.handle_message(2, time(2), &end), missing(3));
     assert_eq!(fold.handle_message(3, time(3), &end), Outcome::Duplicate);
     let manifest = fold.take_write().unwrap().manifest;
