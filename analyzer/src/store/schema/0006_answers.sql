@@ -184,7 +184,6 @@ FROM
                 AND name IN ('process_start_time_seconds', 'podtap_packets_received_total', 'podtap_packets_dropped_total', 'podtap_tcp_gap_bytes_total',
                     'podtap_discarded_bytes_total', 'podtap_records_total', 'podtap_records_dropped_total')
             GROUP BY sender, boot, name, reason
-            SETTINGS optimize_aggregation_in_order = 1
         )
     )
     GROUP BY k8s_namespace_name, k8s_pod_name
