@@ -12,6 +12,7 @@ mod memory;
 mod offline;
 
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -60,7 +61,7 @@ pub struct Options {
     quick: bool,
     /// How often each is measured [default: 5, live 9, cluster 6]
     #[arg(long)]
-    rounds: Option<usize>,
+    rounds: Option<NonZeroUsize>,
     /// Where the sidecar of the live half captures: auto, ebpf, pcap
     #[arg(long, default_value = "auto")]
     source: String,
@@ -96,14 +97,18 @@ pub fn bench(workspace: &Workspace, cache: &Cache, options: &Options) -> Result<
         return own_report(workspace, "podtap-analyzer", section);
     }
     if options.cluster {
-        return own_report(workspace, "podtap-sidecar", cluster::measure(workspace, cache, options.quick, options.rounds)?);
+        return own_report(
+            workspace,
+            "podtap-sidecar",
+            cluster::measure(workspace, cache, options.quick, options.rounds.map(NonZeroUsize::get))?,
+        );
     }
     apt::ensure("bench", &[apt::BUILD, apt::SERVERS, apt::LOAD, apt::PEERS].concat())?;
     let sidecar = match &options.binary {
         Some(file) => std::path::absolute(file).doing(format_args!("finding {}", file.display()))?,
         None => release(workspace, cache)?,
     };
-    let rounds = |usual: usize| if options.quick { 1 } else { options.rounds.unwrap_or(usual).max(1) };
+    let rounds = |usual: usize| if options.quick { 1 } else { options.rounds.map_or(usual, NonZeroUsize::get) };
     let mut report = about(workspace, &sidecar)?;
     println!("{report}");
     let mut add = |section: Section| {

@@ -115,7 +115,7 @@ fn up(workspace: &Workspace, cache: &Cache, profile: Profile, built: bool) -> Re
         images.iter().try_for_each(|image| start::import(image))?;
     } else {
         if !leftovers::look()?.is_empty() {
-            say("==> an earlier cluster has left something, which is removed first");
+            say("==> an earlier cluster is not whole: what is left of it goes first, with everything that was deployed in it");
             down()?;
         }
         refuse_foreign()?;
