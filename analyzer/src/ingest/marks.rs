@@ -67,36 +67,35 @@ impl Marks {
 
     /// Takes notice of a batch.
     pub fn observe(&mut self, boot: &SenderBoot, sequence: u64, message_time_ns: u64) -> Sighting {
-        self.latest_ns = self.latest_ns.max(message_time_ns);
-        let Some(mark) = self.senders.get_mut(boot) else {
-            let holes = if sequence > 1 { vec![(1, sequence - 1)] } else { Vec::new() };
-            self.senders.insert(boot.clone(), Mark { highest: sequence, holes, seen_ns: message_time_ns });
-            return Sighting::First;
-        };
-        mark.seen_ns = mark.seen_ns.max(message_time_ns);
-        if sequence > mark.highest {
-            let missing = mark.miss_up_to(sequence - 1);
-            mark.highest = sequence;
-            return Sighting::New { missing };
+        if let Some(sighting) = self.advance(boot, sequence.saturating_sub(1), sequence, message_time_ns) {
+            return sighting;
         }
-        if mark.fill(sequence) { Sighting::Late } else { Sighting::Duplicate }
+        let filled = self.senders.get_mut(boot).is_some_and(|mark| mark.fill(sequence));
+        if filled { Sighting::Late } else { Sighting::Duplicate }
     }
 
     /// Takes notice of a boot's end: it had made batches up to `last`, and those that were not seen are missing.
     pub fn end(&mut self, boot: &SenderBoot, last: u64, message_time_ns: u64) -> Sighting {
+        self.advance(boot, last, last, message_time_ns).unwrap_or(Sighting::Duplicate)
+    }
+
+    /// Moves a boot's mark on to `highest`, what was not seen up to `missing_to` being missing; `None` if it is that far already.
+    fn advance(&mut self, boot: &SenderBoot, missing_to: u64, highest: u64, message_time_ns: u64) -> Option<Sighting> {
         self.latest_ns = self.latest_ns.max(message_time_ns);
         let Some(mark) = self.senders.get_mut(boot) else {
-            let holes = if last > 0 { vec![(1, last)] } else { Vec::new() };
-            self.senders.insert(boot.clone(), Mark { highest: last, holes, seen_ns: message_time_ns });
-            return Sighting::First;
+            let mut mark = Mark { seen_ns: message_time_ns, ..Mark::default() };
+            mark.miss_up_to(missing_to);
+            mark.highest = highest;
+            self.senders.insert(boot.clone(), mark);
+            return Some(Sighting::First);
         };
         mark.seen_ns = mark.seen_ns.max(message_time_ns);
-        if last <= mark.highest {
-            return Sighting::Duplicate;
+        if highest <= mark.highest {
+            return None;
         }
-        let missing = mark.miss_up_to(last);
-        mark.highest = last;
-        Sighting::New { missing }
+        let missing = mark.miss_up_to(missing_to);
+        mark.highest = highest;
+        Some(Sighting::New { missing })
     }
 
     /// Forgets who has been silent for long; called at the end of each block, so at the same place whoever reads.
