@@ -172,8 +172,15 @@ pub fn compute(step: Step, due: &Due, version: u64) -> Vec<String> {
             );
             let minutes = format!("request_histograms_1m WHERE span = {span} AND version = {version} AND {}", window_of("1m", from));
             vec![
-                insert("1m", "toStartOfMinute(request_histograms.window)", due.span, version, &bounded(&fine)),
-                insert("1h", "toStartOfHour(request_histograms_1m.window)", due.span, version, &minutes),
+                insert(
+                    "1m",
+                    "request_histograms",
+                    "toStartOfMinute(request_histograms.window)",
+                    due.span,
+                    version,
+                    &bounded("request_histograms", &fine),
+                ),
+                insert("1h", "request_histograms_1m", "toStartOfHour(request_histograms_1m.window)", due.span, version, &minutes),
             ]
         }
         Step::Day => {
@@ -182,7 +189,14 @@ pub fn compute(step: Step, due: &Due, version: u64) -> Vec<String> {
                 "request_histograms_1h WHERE (span, version) GLOBAL IN (SELECT span, version FROM rollup_spans FINAL WHERE step = '1h' \
                  AND span >= {first} AND span < {end})"
             );
-            vec![insert("1d", "toStartOfDay(request_histograms_1h.window, 'UTC')", due.span, version, &bounded(&hours))]
+            vec![insert(
+                "1d",
+                "request_histograms_1h",
+                "toStartOfDay(request_histograms_1h.window, 'UTC')",
+                due.span,
+                version,
+                &bounded("request_histograms_1h", &hours),
+            )]
         }
     };
     let coarsest = step.as_str();
@@ -202,9 +216,8 @@ fn window_of(step: &str, from: u64) -> String {
     format!("{window} >= toDateTime({from}, 'UTC') AND {window} < toDateTime({}, 'UTC')", from + HOUR_SECONDS)
 }
 
-/// The same rows, whose details beyond [`MAX_DETAILS`] are overflow: a sub-query of the table's name.
-fn bounded(source: &str) -> String {
-    let table = table_of(source);
+/// The rows of `source`, whose details beyond [`MAX_DETAILS`] are overflow: a sub-query that has the name of `table`.
+fn bounded(table: &str, source: &str) -> String {
     let kept = MAX_DETAILS.map(|(column, most)| {
         let settled = format!("{column} IN ('', '{OVERFLOW}')");
         format!(
@@ -224,15 +237,10 @@ fn bounded(source: &str) -> String {
     format!("(SELECT * REPLACE ({}) FROM ({marked}) AS {table}) AS {table}", replaced.join(", "))
 }
 
-/// The table that a source reads, by which its columns are named.
-fn table_of(source: &str) -> &str {
-    source.split(' ').next_back().filter(|_| source.starts_with('(')).or(source.split(' ').next()).unwrap_or_default()
-}
-
-fn insert(step: &str, window: &str, span: u32, version: u64, source: &str) -> String {
+/// Rows of `source`, whose columns go by the name of `table`, added up by `window`.
+fn insert(step: &str, table: &str, window: &str, span: u32, version: u64, source: &str) -> String {
     let (key, figures) = figure_columns().split_at(KEY_COLUMNS);
     let names = |columns: &[(&str, &str)]| columns.iter().map(|(name, _)| (*name).to_owned()).collect::<Vec<_>>().join(", ");
-    let table = table_of(source);
     let merged: Vec<_> = figures
         .iter()
         .map(|(name, kind)| match (*kind, name.ends_with("_max")) {
